@@ -1,0 +1,107 @@
+/* The spool: two logs for each source, `copy` and `stream`, each a row of append-only LMDB segments (spool/FORMAT.md).
+ *
+ * A log numbers its records 1, 2, 3 … without holes. Records are gathered into frames; frames and the position after
+ * them are one LMDB transaction. `committed` is the last sequence of the last *whole* transaction on disk: a reader never
+ * sees beyond it, and recovery removes what lies beyond it.
+ *
+ * Threads: an ss_log belongs to the thread that opened it (LMDB write transactions are bound to a thread).
+ * An ss_reader belongs to one thread; several readers of one file in one process share one LMDB handle inside.
+ * Nothing here survives a fork. */
+#ifndef SIDESPOOL_SPOOL_H
+#define SIDESPOOL_SPOOL_H
+
+#include "sidespool/arena.h"
+#include "sidespool/bytes.h"
+#include "sidespool/error.h"
+
+typedef enum { SS_LOG_COPY, SS_LOG_STREAM } ss_log_kind;
+
+typedef struct {
+    uint64_t segment_size;    /* bytes, 0: 256 MiB; fixed at a segment's creation */
+    uint64_t max_size;        /* quota of both logs, bytes */
+    uint64_t retain_ms;       /* applied stream segments are kept so long */
+    size_t frame_bytes;       /* 0: 256 KiB of payload before compression */
+    int zstd_level;           /* 0: 1 */
+} ss_spool_options;
+
+/* ---- the source's directory ------------------------------------------------------------------------------------ */
+typedef struct ss_spool ss_spool; /* holds the flock on <source>/lock for its life: one writer */
+/* Creates <path>/<source>/ (mode 2770) when missing. SS_STOP SS-SPOOL-… when another process holds the lock. */
+SS_MUST ss_status ss_spool_open(const char *path, const char *source, const ss_spool_options *options, ss_spool **ret,
+                                ss_error *reterr);
+void ss_spool_close(ss_spool *spool);
+const char *ss_spool_dir(const ss_spool *spool); /* "<path>/<source>"; lives as long as spool */
+
+/* ---- writing --------------------------------------------------------------------------------------------------- */
+typedef struct ss_log ss_log;
+typedef struct {
+    char spool_id[33];     /* random, hex */
+    uint64_t epoch;        /* 1 at first; +1 at each source gap that was answered by a resync */
+    uint64_t committed;    /* last sequence of the last whole transaction; 0: none yet */
+    uint64_t first;        /* first sequence still held; committed+1 when empty */
+    char *identity;        /* source identity as the source's ops gave it; "" before the first set. heap, owned by the log */
+    char *position;        /* source position after `committed`; "" before the first */
+} ss_log_state;
+
+/* Opens a log, recovers it (removes what lies beyond `committed`), creates the first segment when there is none. */
+SS_MUST ss_status ss_log_open(ss_spool *spool, ss_log_kind kind, ss_log **ret, ss_error *reterr);
+void ss_log_close(ss_log *log); /* what was not flushed is gone: the source sends it again */
+const ss_log_state *ss_log_get_state(const ss_log *log);
+/* Durable at once. Only while nothing is pending. Moves the epoch on when `new_epoch`. */
+SS_MUST ss_status ss_log_set_identity(ss_log *log, const char *identity, bool new_epoch, ss_error *reterr);
+/* Remembers a packed Schema; it is written in the same commit as the first frame of a segment that uses it. */
+SS_MUST ss_status ss_log_put_schema(ss_log *log, uint64_t schema_id, ss_bytes packed, ss_error *reterr);
+/* Appends one record (bytes are copied). schema_id: the schema it uses, 0 none; for several call ss_log_use_schema.
+ * Nothing is durable yet. SS_BUSY with SS-SPOOL-FULL's code: the quota is reached: nothing was appended, ask again. */
+SS_MUST ss_status ss_log_append(ss_log *log, ss_bytes record, uint64_t schema_id, uint64_t *ret_sequence, ss_error *reterr);
+SS_MUST ss_status ss_log_use_schema(ss_log *log, uint64_t schema_id, ss_error *reterr); /* of the record appended next */
+/* The records so far are whole transactions, up to `position`. Nothing is durable yet. */
+void ss_log_mark_whole(ss_log *log, ss_bytes position);
+/* Commits when 8 MiB or `SS_LOG_COMMIT_MS` have gathered, or at once with `now`. After SS_OK with now, all that was
+ * marked whole is durable (fsync). *ret_committed (may be NULL) tells whether a commit took place.
+ * SS_BUSY: spool full, kept in memory (bounded by one frame set), ask again. */
+#define SS_LOG_COMMIT_MS 5
+SS_MUST ss_status ss_log_flush(ss_log *log, bool now, bool *ret_committed, ss_error *reterr);
+size_t ss_log_pending(const ss_log *log); /* bytes not yet committed */
+/* Drops what was appended since the last ss_log_mark_whole, in memory and on disk (the source's connection broke in
+ * mid-transaction and it will send that transaction again). */
+SS_MUST ss_status ss_log_rewind(ss_log *log, ss_error *reterr);
+/* Removes sealed segments that every registered consumer is past and whose retain has run out (stream only; copy has
+ * no retain). Runs mdb_reader_check. Cheap; called once a second by the log's owner. */
+SS_MUST ss_status ss_log_trim(ss_log *log, uint64_t *ret_removed, ss_error *reterr);
+/* Bytes on disk of both logs, and the quota. */
+SS_MUST ss_status ss_spool_usage(ss_spool *spool, uint64_t *ret_used, uint64_t *ret_quota, ss_error *reterr);
+
+/* ---- reading --------------------------------------------------------------------------------------------------- */
+typedef struct ss_reader ss_reader;
+/* from: first sequence wanted. SS_STOP SS-SPOOL-GAP… when the log no longer (or not yet: from > committed + 1) holds it. */
+SS_MUST ss_status ss_reader_open(const char *path, const char *source, ss_log_kind kind, uint64_t from, ss_reader **ret,
+                                 ss_error *reterr);
+void ss_reader_close(ss_reader *reader);
+/* The next committed record; SS_BUSY when there is none now. The bytes live until the next call on this reader. */
+SS_MUST ss_status ss_reader_next(ss_reader *reader, ss_bytes *ret_record, uint64_t *ret_sequence, ss_error *reterr);
+SS_MUST ss_status ss_reader_seek(ss_reader *reader, uint64_t from, ss_error *reterr);
+/* The packed Schema that a record just read uses. The bytes live until the reader is closed or moves to another segment. */
+SS_MUST ss_status ss_reader_schema(ss_reader *reader, uint64_t schema_id, ss_bytes *ret_packed, ss_error *reterr);
+/* A fresh look at the newest segment's meta (spool_id, epoch, committed, first, position). Strings live as in ss_log_state,
+ * owned by the reader. */
+SS_MUST ss_status ss_reader_state(ss_reader *reader, const ss_log_state **ret, ss_error *reterr);
+/* Sequence and bytes between the reader and `committed`: what waits. Bytes are compressed bytes on disk, an estimate. */
+SS_MUST ss_status ss_reader_behind(ss_reader *reader, uint64_t *ret_records, uint64_t *ret_bytes, ss_error *reterr);
+
+/* ---- cursors.mdb ----------------------------------------------------------------------------------------------- */
+/* Consumer name -> applied sequence, for each log. A hint for trim; the truth is the target's own progress. */
+typedef struct ss_cursors ss_cursors;
+SS_MUST ss_status ss_cursors_open(const char *path, const char *source, ss_cursors **ret, ss_error *reterr);
+void ss_cursors_close(ss_cursors *cursors);
+/* Registers or moves. At most one write a second is done unless `now`. */
+SS_MUST ss_status ss_cursors_set(ss_cursors *cursors, const char *consumer, ss_log_kind kind, uint64_t applied, bool now,
+                                 ss_error *reterr);
+SS_MUST ss_status ss_cursors_forget(ss_cursors *cursors, const char *consumer, bool *ret_was_there, ss_error *reterr);
+typedef void (*ss_cursors_each_fn)(void *ctx, const char *consumer, uint64_t copy, uint64_t stream);
+SS_MUST ss_status ss_cursors_each(ss_cursors *cursors, ss_cursors_each_fn fn, void *ctx, ss_error *reterr);
+
+/* ---- looking at it (sidespool spool ls | dump | verify | trim) ------------------------------------------------- */
+int ss_spool_command(int argc, char **argv); /* argv[0] = "ls" | "dump" | "verify" | "trim" | "forget"; returns the exit code */
+
+#endif
