@@ -40,8 +40,13 @@ typedef struct {
     uint64_t rows, bytes;    /* loaded by the copy */
     uint64_t rows_estimate, bytes_estimate;
     bool loaded;             /* all rows of the generation are in */
-    bool beside;             /* rows are loaded beside an existing table (resync), replaced at the end */
+    bool beside;             /* rows are loaded beside an existing table (resync), replaced at the end. An absent table with
+                              * beside set has old rows in the target, which readers see until copy_replace */
 } ss_table_state;
+
+/* Who sets what: the route hands whole states in, the target stores them as they are, with one exception: copy_replace stores
+ * beside = false. copy_begin meets a table whose state (before the call) exists: without beside it is ours and half loaded, and is dropped and
+ * made anew; with beside a stale sidespool.copy_<n> of it is dropped. A table without a state that is there and not empty is refused unless adopt. */
 
 /* ---- a batch --------------------------------------------------------------------------------------------------- */
 /* One change as the batch keeps it; views live in the batch's arena. */
@@ -54,7 +59,8 @@ typedef struct ss_batch_change {
 /* Set-wise work on one table: rows of one operation that write the same set of columns. */
 typedef struct {
     Sidespool__Op op;
-    const uint8_t *kinds;      /* UPDATE: which columns are written (VALUE or NULL against UNCHANGED/ABSENT), same for all rows up to VALUE/NULL */
+    const uint8_t *kinds;      /* one per column of the schema: VALUE: written (from the row's cell, which is VALUE or NULL), UNCHANGED: not
+                                * written, whatever the row holds (key columns whose value stays are UNCHANGED in an UPDATE). INSERT: likewise. NULL for DELETE */
     size_t count;
     const ss_row **keys;       /* UPDATE, DELETE: row that holds the key to look for (key cells set) */
     const ss_row **rows;       /* INSERT, UPDATE: the new cells; NULL for DELETE */
@@ -63,7 +69,8 @@ typedef struct {
 typedef struct {
     const Sidespool__Schema *schema;
     size_t group_count;        /* in the order to execute: DELETEs, UPDATEs, INSERTs */
-    const ss_group *groups;
+    const ss_group *groups;    /* a group whose statement is refused or whose count disagrees: the table falls back to `first`; only
+                                * when that disagrees too it is drift */
     bool ordered;              /* the net effect does not hold (no key…): execute `first` one by one, in order */
     const ss_batch_change *first; /* always there, for ordered work and for the fallback */
     size_t change_count;
@@ -80,7 +87,8 @@ typedef struct {
     const ss_table_state *states; /* table states that change with this batch */
     size_t state_count;
     const char *freshness;      /* the route's state for sidespool.freshness */
-    const char *beside;         /* non-NULL: a catch-up for tables loaded beside; progress row's sequence is not moved */
+    const char *beside;         /* non-NULL: a catch-up of tables that are not ready: a table whose state has beside set is changed where it was
+                                 * loaded (sidespool.copy_<n>), the others in place. progress is as before (its sequence has not moved) */
 } ss_batch;
 
 typedef struct ss_target ss_target;
@@ -97,7 +105,8 @@ typedef struct {
     ss_status (*progress)(ss_target *target, ss_progress *ret, ss_error *reterr);
     ss_status (*states)(ss_target *target, ss_arena *arena, ss_table_state **ret, size_t *ret_count, ss_error *reterr);
 
-    /* All or nothing: rows, progress, table states, freshness in one target transaction. */
+    /* All or nothing: rows, progress, table states, freshness in one target transaction. A batch without tables only writes
+     * progress, states and freshness. States of tables that it does not know yet are added. After SS_RETRY the route closes and opens again. */
     ss_status (*apply)(ss_target *target, const ss_batch *batch, ss_error *reterr);
     ss_status (*rollback)(ss_target *target, ss_error *reterr); /* leaves an open transaction of partial batches */
 
@@ -109,9 +118,10 @@ typedef struct {
     ss_status (*copy_flush)(ss_target *target, const ss_progress *progress, const ss_table_state *states, size_t count, ss_error *reterr);
     /* All rows of the table are in: keys, indexes, constraints of the table ("table" objects). */
     ss_status (*copy_table)(ss_target *target, const Sidespool__Schema *schema, const ss_progress *progress, ss_table_state *state, ss_error *reterr);
-    /* Puts tables loaded beside in place and sets states, in one transaction. */
+    /* Puts tables loaded beside in place (those whose state has beside set; the others stay as they are) and sets states, in one transaction. */
     ss_status (*copy_replace)(ss_target *target, const ss_table_state *states, size_t count, const ss_progress *progress, ss_error *reterr);
-    /* Every table is ready: foreign keys, views, sequences ("final" objects). Lists what was left out to `line`. */
+    /* Every table is ready: foreign keys, views, sequences ("final" objects). Lists what was left out to `line`. Called whenever all
+     * tables have become ready and at each start with all ready: does nothing when nothing is pending. */
     ss_status (*finish)(ss_target *target, ss_check_line line, void *ctx, ss_error *reterr);
 
     /* The target table's own columns against `schema`: SS_OK, or SS_STOP with the difference and what to do. */
