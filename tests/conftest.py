@@ -1,0 +1,97 @@
+import os
+import pathlib
+import sys
+import tempfile
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent / "lib"))
+
+from servers import Postgres  # noqa: E402
+from world import World  # noqa: E402
+
+
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="all points of the kill tests, a million steps of the models")
+    parser.addoption("--seed", type=int, default=int.from_bytes(os.urandom(4), "big"), help="of everything random")
+
+
+def pytest_report_header(config):
+    return f"seed: {config.getoption('--seed')}"
+
+
+@pytest.fixture
+def seed(request):
+    value = request.config.getoption("--seed")
+    print(f"seed {value}")
+    return value
+
+
+@pytest.fixture(scope="session")
+def folder():
+    """World-readable and short: socket paths have 107 bytes."""
+    base = os.environ.get("SIDESPOOL_TEST_DIR") or tempfile.mkdtemp(prefix="sst-")
+    os.makedirs(base, exist_ok=True)
+    os.chmod(base, 0o755)
+    return pathlib.Path(base)
+
+
+def server(folder, name, **settings):
+    path = folder / f"{os.getpid()}-{name}"
+    return Postgres(path, **settings).start()
+
+
+@pytest.fixture(scope="session")
+def source_server(folder):
+    pg = server(folder, "src")
+    yield pg
+    pg.remove()
+
+
+@pytest.fixture(scope="session")
+def target_server(folder):
+    pg = server(folder, "dst")
+    yield pg
+    pg.remove()
+
+
+@pytest.fixture
+def own_servers(folder, request):
+    """A pair for a test that stops, kills or fills its servers."""
+    made = []
+
+    def make(**settings):
+        pg = server(folder, f"own{len(made)}-{abs(hash(request.node.name)) % 100000}", **settings)
+        made.append(pg)
+        return pg
+
+    yield make
+    for pg in made:
+        pg.remove()
+
+
+@pytest.fixture
+def make_world(folder, source_server, target_server, request):
+    made = []
+
+    def make(source=None, target=None, **kw):
+        path = folder / f"{os.getpid()}-w{World.counter}"
+        world = World(path, source or source_server, target or target_server, **kw)
+        made.append(world)
+        return world
+
+    yield make
+    for world in made:
+        if request.node.stash.get(FAILED, False):
+            print(world.tell())
+        world.close()
+
+
+FAILED = pytest.StashKey()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    outcome = yield
+    if outcome.get_result().failed:
+        item.stash[FAILED] = True
