@@ -19,6 +19,7 @@ typedef struct block {
 struct ss_arena {
     block *head; /* the one being cut; the rest are full or dedicated */
     size_t used, limit;
+    bool refused;
     ProtobufCAllocator allocator;
 };
 
@@ -73,6 +74,7 @@ void ss_arena_reset(ss_arena *arena) {
     free_blocks(arena->head);
     arena->head = keep;
     arena->used = 0;
+    arena->refused = false;
 }
 
 static block *block_new(size_t size) {
@@ -91,8 +93,10 @@ static void *alloc_slow(ss_arena *arena, size_t size) {
         block_size = LARGEST_BLOCK;
     bool dedicated = size > block_size / 4;
     block *fresh = block_new(dedicated ? size : block_size);
-    if (fresh == NULL)
+    if (fresh == NULL) {
+        arena->refused = true;
         return NULL;
+    }
     fresh->used = size;
     if (dedicated && arena->head != NULL) {
         fresh->next = arena->head->next;
@@ -106,11 +110,11 @@ static void *alloc_slow(ss_arena *arena, size_t size) {
 }
 
 void *ss_arena_alloc(ss_arena *arena, size_t len) {
-    if (len > SIZE_MAX / 2)
-        return NULL;
     size_t size = len == 0 ? 16 : (len + 15) & ~(size_t)15;
-    if (arena->limit != 0 && size > arena->limit - arena->used)
+    if (len > SIZE_MAX / 2 || (arena->limit != 0 && size > arena->limit - arena->used)) {
+        arena->refused = true;
         return NULL;
+    }
     block *head = arena->head;
     if (head == NULL || size > head->size - head->used)
         return alloc_slow(arena, size);
@@ -157,6 +161,10 @@ char *ss_arena_printf(ss_arena *arena, const char *fmt, ...) {
 
 size_t ss_arena_used(const ss_arena *arena) {
     return arena->used;
+}
+
+bool ss_arena_refused(const ss_arena *arena) {
+    return arena->refused;
 }
 
 ProtobufCAllocator *ss_arena_protobuf(ss_arena *arena) {

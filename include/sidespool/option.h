@@ -33,8 +33,8 @@ typedef struct ss_option {
     size_t offset;             /* in the enclosing struct */
     bool required;
     const char *deflt;         /* as it would stand in the file; NULL: zero value */
-    const char *choices;       /* SS_OPT_ENUM: "halt|resync" */
-    int64_t min, max;          /* SS_OPT_INT; both 0: any */
+    const char *choices;       /* SS_OPT_ENUM: "halt|resync"; "apply|!ignore": ignore is known, but refused as not supported yet */
+    int64_t min, max;          /* SS_OPT_INT, SIZE (bytes), DURATION (ms); both 0: any; of SIZE and DURATION max 0: none */
     const char *help;          /* one sentence for --help and the reference */
     const struct ss_option *children; /* BLOCK, LIST: ends with key == NULL */
     size_t child_size;         /* LIST: size of one element's struct */
