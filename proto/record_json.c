@@ -3,6 +3,7 @@
 #include "sidespool/record.h"
 
 #include <jansson.h>
+#include <stdio.h>
 
 static bool is_utf8(ss_bytes value) {
     json_t *probe = json_stringn(value.len == 0 ? "" : (const char *)value.ptr, value.len);
@@ -290,5 +291,4 @@ void ss_record_json(const Sidespool__Record *record, uint64_t sequence, const Si
     if (object == NULL || json_dump_callback(object, to_buf, out, JSON_COMPACT) != 0)
         out->bad = true;
     json_decref(object);
-    ss_buf_put_byte(out, '\n');
 }

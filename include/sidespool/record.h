@@ -55,7 +55,8 @@ void ss_cells_put(ss_buf *out, ss_bytes value);
 /* Reads the next cell from *in (advanced). false at the end or when damaged (*ret_bad). */
 bool ss_cells_get(ss_bytes *in, bool *ret_null, ss_bytes *ret, bool *ret_bad);
 
-/* One record as a JSON object on one line, for `sidespool spool dump`. Values that are not UTF-8 as {"hex":"…"}.
+/* Appends one record as a JSON object without a line break (the caller ends the line), for `sidespool spool dump`.
+ * Values that are not UTF-8 as {"hex":"…"}; absent, unchanged and pieces as {"absent":true} and so on; ids as hex text.
  * `schema` may be NULL (then columns are numbered). */
 void ss_record_json(const Sidespool__Record *record, uint64_t sequence, const Sidespool__Schema *schema, ss_buf *out);
 
