@@ -124,7 +124,8 @@ typedef struct {
      * tables have become ready and at each start with all ready: does nothing when nothing is pending. */
     ss_status (*finish)(ss_target *target, ss_check_line line, void *ctx, ss_error *reterr);
 
-    /* The target table's own columns against `schema`: SS_OK, or SS_STOP with the difference and what to do. */
+    /* The target table's own columns against `schema`: SS_OK, or SS_STOP with the difference and what to do. Of a table that is not
+     * ready and has beside set: those of the table being loaded beside. May be called while partial batches are open. */
     ss_status (*compare_schema)(ss_target *target, const Sidespool__Schema *schema, ss_error *reterr);
 
     /* verify: a snapshot of what is applied now, on a connection of its own, so that applying goes on. */
