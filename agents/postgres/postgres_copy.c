@@ -1,0 +1,495 @@
+/* The copy's snapshot and its readers.
+ *
+ * publication -> temporary slot -> its snapshot -> holder -> readers. The publication comes first, because WAL is decoded
+ * with the publication as it stood when that WAL was written. The slot's consistent point L is the copy's position:
+ * what the snapshot sees was committed before L, what it does not see comes in the stream behind L.
+ *
+ * The slot itself is not kept: it would hold back the source's WAL for as long as the copy takes. Its exported snapshot
+ * dies at that connection's next command, so the holder imports it first and exports it again; the holder then stays
+ * idle in its transaction until snapshot_close, and a reader can be opened (or opened again) at any time until then.
+ *
+ * A chunk is a transaction of its own: no lock outlives it, so that no schema change of the source waits for more than one
+ * chunk. The price is that a heap may be rewritten between two chunks, and a rewrite is not seen through an old snapshot
+ * (ALTER TABLE … TYPE, TRUNCATE) or moves rows to other blocks (VACUUM FULL, CLUSTER). Behind each chunk, while COPY's own
+ * lock is still held, the heap's filenode is compared with the one that the snapshot's pg_class names: a difference ends
+ * the copy of this table with SS_RETRY.
+ *
+ * Threads: snapshot_* in the copy thread, a reader in its own. */
+#include "agents/postgres/postgres_copy.h"
+#include "sidespool/copytext.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/random.h>
+
+#define HAND_OVER_BYTES (256u << 10)
+#define WIDE_ROW_BYTES (8u << 20) /* above this, buffers are given back after the row */
+
+static ss_status no_memory(ss_error *reterr) {
+    return ss_fail(reterr, SS_STOP, "SS-PG-0107", "no memory for the copy");
+}
+
+/* ---- snapshot ---------------------------------------------------------------------------------------------------- */
+
+/* Publication first; autocommitted, so that all WAL from here on is decoded with it. */
+static ss_status publish(const ss_source_env *env, ss_error *reterr) {
+    PGconn *conn = NULL;
+    ss_postgres_table *tables = NULL;
+    size_t count = 0;
+    ss_arena *arena = ss_arena_new(0);
+    if (arena == NULL)
+        return no_memory(reterr);
+    ss_status status = ss_postgres_connect(env, false, &conn, reterr);
+    if (status == SS_OK)
+        status = ss_postgres_tables_select(conn, env, false, arena, &tables, &count, reterr);
+    if (status == SS_OK)
+        status = ss_postgres_publication_ensure(conn, env, tables, count, reterr);
+    PQfinish(conn);
+    ss_arena_free(arena);
+    return status;
+}
+
+/* Makes the temporary slot; it waits until every transaction that runs now has ended. */
+static ss_status slot_make(const ss_source_env *env, PGconn *conn, char *ret_position, size_t size, char *ret_snapshot,
+                           size_t snapshot_size, ss_error *reterr) {
+    PGresult *res = NULL;
+    uint64_t unique = 0;
+    char sql[160];
+    if (getrandom(&unique, sizeof unique, 0) != (ssize_t)sizeof unique)
+        return ss_fail(reterr, SS_RETRY, "SS-PG-0100", "no random number for the name of the copy's slot");
+    snprintf(sql, sizeof sql,
+             "CREATE_REPLICATION_SLOT sidespool_copy_%016" PRIx64 " TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT", unique);
+    ss_status status = ss_postgres_query(conn, "make the temporary slot of the copy", sql, 0, NULL, PGRES_TUPLES_OK,
+                                         &res, reterr);
+    if (status != SS_OK)
+        return status;
+    const char *position = PQnfields(res) > 2 && PQntuples(res) == 1 ? PQgetvalue(res, 0, 1) : "";
+    const char *exported = *position != '\0' ? PQgetvalue(res, 0, 2) : "";
+    uint64_t lsn = 0;
+    if (!ss_postgres_lsn_parse(position, &lsn) || *exported == '\0' || strlen(exported) >= snapshot_size ||
+        strspn(exported, "0123456789ABCDEFabcdef-") != strlen(exported)) {
+        PQclear(res);
+        return ss_fail(reterr, SS_STOP, "SS-PG-0100", "the source answered CREATE_REPLICATION_SLOT of %s without a snapshot",
+                       env->name);
+    }
+    ss_postgres_lsn_text(lsn, ret_position, size);
+    snprintf(ret_snapshot, snapshot_size, "%s", exported);
+    PQclear(res);
+    return SS_OK;
+}
+
+/* The holder imports the slot's snapshot and exports it anew. */
+static ss_status snapshot_hold(ss_snapshot *snapshot, const char *slot_snapshot, ss_error *reterr) {
+    char sql[256];
+    PGresult *res = NULL;
+    snprintf(sql, sizeof sql, "SET TRANSACTION SNAPSHOT '%s'", slot_snapshot);
+    ss_status status = ss_postgres_exec(snapshot->holder, "begin the copy's transaction",
+                                        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", reterr);
+    if (status == SS_OK)
+        status = ss_postgres_exec(snapshot->holder, "import the slot's snapshot", sql, reterr);
+    if (status == SS_OK)
+        status = ss_postgres_query(snapshot->holder, "export the copy's snapshot", "SELECT pg_export_snapshot()", 0,
+                                   NULL, PGRES_TUPLES_OK, &res, reterr);
+    if (status != SS_OK)
+        return status;
+    const char *id = ss_postgres_value(res, 0, 0);
+    bool fits = strlen(id) < sizeof snapshot->id && strspn(id, "0123456789ABCDEFabcdef-") == strlen(id);
+    if (fits)
+        snprintf(snapshot->id, sizeof snapshot->id, "%s", id);
+    PQclear(res);
+    return fits ? SS_OK : ss_fail(reterr, SS_STOP, "SS-PG-0100", "the source's snapshot has an unknown form of name");
+}
+
+/* The Schema's columns, quoted, in its order: what a reader selects, and what a row's cells are. */
+static ss_status columns_text(ss_snapshot *snapshot, const Sidespool__Schema *schema, ss_postgres_source_table *table,
+                              ss_error *reterr) {
+    ss_status status = SS_OK;
+    ss_buf text;
+    ss_buf_init(&text);
+    for (size_t i = 0; i < schema->n_columns; i++) {
+        const Sidespool__Column *column = schema->columns[i];
+        if (column->generated)
+            continue;
+        char *quoted = PQescapeIdentifier(snapshot->holder, column->name, strlen(column->name));
+        if (quoted == NULL)
+            text.bad = true;
+        else
+            ss_buf_printf(&text, "%s%s", table->column_count == 0 ? "" : ", ", quoted);
+        PQfreemem(quoted);
+        table->column_count++;
+    }
+    table->columns = ss_arena_strndup(snapshot->arena, ss_buf_cstr(&text), text.len);
+    if (text.bad || table->columns == NULL)
+        status = no_memory(reterr);
+    ss_buf_done(&text);
+    return status;
+}
+
+static ss_status table_load(ss_snapshot *snapshot, const ss_postgres_table *from, ss_buf *packed, ss_error *reterr) {
+    ss_snapshot_table *to = &snapshot->tables[snapshot->count];
+    ss_postgres_source_table *table = &snapshot->sources[snapshot->count];
+    ss_status status = ss_postgres_schema_load(snapshot->holder, from->relid, snapshot->arena, &to->schema, reterr);
+    if (status != SS_OK)
+        return status;
+    ss_buf_clear(packed);
+    to->schema_id = ss_schema_seal(to->schema, packed);
+    to->rows_estimate = from->rows_estimate;
+    to->bytes_estimate = from->bytes_estimate;
+    table->relid = from->relid;
+    table->place = ss_arena_printf(snapshot->arena, "%s.%s", from->ns, from->name);
+    if (packed->bad || table->place == NULL)
+        return no_memory(reterr);
+    snapshot->count++;
+    return columns_text(snapshot, to->schema, table, reterr);
+}
+
+static bool asked_for(const ss_postgres_table *table, const char *name) {
+    size_t ns = strlen(table->ns);
+    return strncmp(name, table->ns, ns) == 0 && name[ns] == '.' && strcmp(name + ns + 1, table->name) == 0;
+}
+
+static bool wanted(const ss_postgres_table *table, const char *const *tables, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        if (asked_for(table, tables[i]))
+            return true;
+    return count == 0;
+}
+
+static ss_status all_selected(const ss_source_env *env, const ss_postgres_table *selected, size_t selected_count,
+                              const char *const *tables, size_t count, ss_error *reterr) {
+    for (size_t i = 0; i < count; i++) {
+        size_t at = 0;
+        while (at < selected_count && !asked_for(&selected[at], tables[i]))
+            at++;
+        if (at == selected_count)
+            return ss_fail(reterr, SS_STOP, "SS-PG-0101",
+                           "table %s is not among the tables that source %s captures: name it as schema.table, or add it "
+                           "to `tables:` of its agent",
+                           tables[i], env->name);
+    }
+    return SS_OK;
+}
+
+/* Tables and Schemas as the snapshot sees them. */
+static ss_status tables_load(ss_snapshot *snapshot, const char *const *tables, size_t count, ss_error *reterr) {
+    ss_postgres_table *selected = NULL;
+    size_t selected_count = 0;
+    ss_buf packed;
+    ss_buf_init(&packed);
+    ss_status status = ss_postgres_tables_select(snapshot->holder, snapshot->env, false, snapshot->arena, &selected,
+                                                 &selected_count, reterr);
+    if (status == SS_OK)
+        status = all_selected(snapshot->env, selected, selected_count, tables, count, reterr);
+    if (status != SS_OK)
+        goto out;
+    snapshot->tables = ss_arena_zalloc(snapshot->arena, (selected_count + 1) * sizeof *snapshot->tables);
+    snapshot->sources = ss_arena_zalloc(snapshot->arena, (selected_count + 1) * sizeof *snapshot->sources);
+    snapshot->selected = ss_arena_zalloc(snapshot->arena, (selected_count + 1) * sizeof *snapshot->selected);
+    if (snapshot->tables == NULL || snapshot->sources == NULL || snapshot->selected == NULL) {
+        status = no_memory(reterr);
+        goto out;
+    }
+    for (size_t i = 0; status == SS_OK && i < selected_count; i++) {
+        snapshot->selected[snapshot->selected_count++] = selected[i].relid;
+        if (wanted(&selected[i], tables, count))
+            status = table_load(snapshot, &selected[i], &packed, reterr);
+    }
+    snapshot->subset = snapshot->count < selected_count;
+out:
+    ss_buf_done(&packed);
+    return status;
+}
+
+/* Loads all there is to know before the first reader. Locks that catalogue functions took are released again. */
+static ss_status snapshot_fill(ss_snapshot *snapshot, const char *const *tables, size_t count, ss_error *reterr) {
+    ss_status status = ss_postgres_exec(snapshot->holder, "set a savepoint", "SAVEPOINT loading", reterr);
+    if (status == SS_OK)
+        status = tables_load(snapshot, tables, count, reterr);
+    if (status == SS_OK)
+        status = ss_postgres_chunks_plan(snapshot, reterr);
+    if (status == SS_OK)
+        status = ss_postgres_exec(snapshot->holder, "release the catalogue's locks", "ROLLBACK TO SAVEPOINT loading",
+                                  reterr);
+    return status;
+}
+
+ss_status ss_postgres_snapshot_open(const ss_source_env *env, const char *const *tables, size_t count, size_t readers,
+                                    ss_snapshot **ret, ss_error *reterr) {
+    (void)readers; /* each connects when it is opened */
+    PGconn *slot = NULL;
+    char exported[64];
+    ss_snapshot *snapshot = calloc(1, sizeof *snapshot);
+    if (snapshot == NULL)
+        return no_memory(reterr);
+    snapshot->env = env;
+    snapshot->arena = ss_arena_new(0);
+    ss_status status = snapshot->arena == NULL ? no_memory(reterr) : publish(env, reterr);
+    if (status == SS_OK)
+        status = ss_postgres_connect(env, false, &snapshot->holder, reterr);
+    if (status == SS_OK)
+        status = ss_postgres_connect(env, true, &slot, reterr);
+    if (status == SS_OK)
+        status = ss_postgres_exec(snapshot->holder, "turn off row security", "SET row_security = off", reterr);
+    if (status == SS_OK)
+        status = slot_make(env, slot, snapshot->position, sizeof snapshot->position, exported, sizeof exported, reterr);
+    if (status == SS_OK)
+        status = snapshot_hold(snapshot, exported, reterr);
+    PQfinish(slot); /* drops the temporary slot: from here on the copy holds back no WAL */
+    if (status == SS_OK) {
+        snapshot->version = PQserverVersion(snapshot->holder);
+        status = snapshot_fill(snapshot, tables, count, reterr);
+    }
+    if (status != SS_OK) {
+        ss_postgres_snapshot_close(snapshot);
+        return status;
+    }
+    *ret = snapshot;
+    return SS_OK;
+}
+
+const char *ss_postgres_snapshot_position(const ss_snapshot *snapshot) {
+    return snapshot->position;
+}
+
+size_t ss_postgres_snapshot_tables(const ss_snapshot *snapshot, const ss_snapshot_table **ret) {
+    *ret = snapshot->tables;
+    return snapshot->count;
+}
+
+void ss_postgres_snapshot_close(ss_snapshot *snapshot) {
+    if (snapshot == NULL)
+        return;
+    PQfinish(snapshot->holder);
+    ss_arena_free(snapshot->arena);
+    free(snapshot);
+}
+
+/* ---- readers ----------------------------------------------------------------------------------------------------- */
+
+/* row_security off: a policy that would hide rows is an error, never a silent gap. No parallel workers, no JIT: a copy
+ * must not take more of the source than its readers. */
+static ss_status reader_connect(ss_copy_reader *reader, ss_error *reterr) {
+    if (reader->conn != NULL)
+        return SS_OK;
+    ss_status status = ss_postgres_connect(reader->snapshot->env, false, &reader->conn, reterr);
+    if (status == SS_OK)
+        status = ss_postgres_exec(reader->conn, "prepare a copy reader",
+                                  reader->snapshot->version >= 110000
+                                      ? "SET row_security = off; SET max_parallel_workers_per_gather = 0; SET jit = off"
+                                      : "SET row_security = off; SET max_parallel_workers_per_gather = 0",
+                                  reterr);
+    if (status != SS_OK) {
+        PQfinish(reader->conn);
+        reader->conn = NULL;
+    }
+    return status;
+}
+
+ss_status ss_postgres_copy_reader_open(ss_snapshot *snapshot, ss_copy_reader **ret, ss_error *reterr) {
+    ss_copy_reader *reader = calloc(1, sizeof *reader);
+    if (reader == NULL)
+        return no_memory(reterr);
+    reader->snapshot = snapshot;
+    ss_buf_init(&reader->cells);
+    ss_buf_init(&reader->sql);
+    ss_status status = reader_connect(reader, reterr);
+    if (status != SS_OK) {
+        ss_postgres_copy_reader_close(reader);
+        return status;
+    }
+    *ret = reader;
+    return SS_OK;
+}
+
+void ss_postgres_copy_reader_close(ss_copy_reader *reader) {
+    if (reader == NULL)
+        return;
+    PQfinish(reader->conn);
+    ss_buf_done(&reader->cells);
+    ss_buf_done(&reader->sql);
+    free(reader);
+}
+
+static void put_bound(ss_buf *sql, const ss_postgres_chunk *chunk, const char *op, int64_t bound, bool second) {
+    const char *and = second ? " AND" : " WHERE";
+    if (chunk->by == SS_CHUNK_CTID)
+        ss_buf_printf(sql, "%s ctid %s '(%" PRId64 ",0)'::tid", and, op, bound);
+    else
+        ss_buf_printf(sql, "%s %s %s '%" PRId64 "'::int8", and, chunk->leaf->key, op, bound);
+}
+
+/* One string, one round trip. The check comes behind the COPY, whose lock is held until COMMIT: an unchanged filenode
+ * then proves that the heap was never rewritten since the snapshot. */
+static const char *chunk_sql(ss_copy_reader *reader, const ss_postgres_source_table *table,
+                             const ss_postgres_chunk *chunk) {
+    ss_buf *sql = &reader->sql;
+    ss_buf_clear(sql);
+    ss_buf_printf(sql, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '%s'; COPY (SELECT ",
+                  reader->snapshot->id);
+    ss_buf_put_str(sql, table->columns);
+    ss_buf_printf(sql, " FROM ONLY %s", chunk->leaf->from);
+    if (chunk->has_low)
+        put_bound(sql, chunk, ">=", chunk->low, false);
+    if (chunk->has_high)
+        put_bound(sql, chunk, "<", chunk->high, chunk->has_low);
+    ss_buf_printf(sql,
+                  ") TO STDOUT; SELECT pg_catalog.pg_relation_filenode(%" PRIu32 ") IS NOT DISTINCT FROM %" PRIu32
+                  "::oid; COMMIT",
+                  chunk->leaf->relid, chunk->leaf->filenode);
+    return ss_buf_cstr(sql);
+}
+
+/* A table that was dropped or altered under us is asked for again; anything else keeps the class of its SQLSTATE. */
+static ss_status chunk_failed(ss_copy_reader *reader, const ss_postgres_source_table *table, const PGresult *res,
+                              ss_error *reterr) {
+    const char *state = res == NULL ? NULL : PQresultErrorField(res, PG_DIAG_SQLSTATE);
+    bool altered = state != NULL && (strcmp(state, "42P01") == 0 || strcmp(state, "42703") == 0 ||
+                                     strcmp(state, "3F000") == 0);
+    bool expired = state != NULL && strcmp(state, "22023") == 0;
+    if (altered)
+        return ss_fail(reterr, SS_RETRY, "SS-PG-0102",
+                       "table %s was altered or dropped while it was copied: its copy starts again", table->place);
+    if (expired)
+        return ss_fail(reterr, SS_RETRY, "SS-PG-0108",
+                       "the snapshot of the copy is gone (its connection broke): the copy goes on with a new one at table %s",
+                       table->place);
+    return ss_postgres_fail(reterr, "SS-PG-0103", __func__, reader->conn, res, "cannot read table %s", table->place);
+}
+
+static ss_status rows_take(ss_copy_reader *reader, const ss_postgres_source_table *table, ss_postgres_row_fn row,
+                           void *ctx, bool *ret_wide, ss_error *reterr) {
+    uint64_t most = reader->snapshot->env->max_message;
+    for (;;) {
+        char *line = NULL;
+        int len = PQgetCopyData(reader->conn, &line, 0);
+        if (len == -1)
+            return SS_OK; /* the command's result says whether it ended well */
+        if (len < 0)
+            return ss_postgres_fail(reterr, "SS-PG-0103", __func__, reader->conn, NULL, "cannot read table %s",
+                                    table->place);
+        ss_status status = SS_OK;
+        if (most > 0 && (uint64_t)len > most)
+            status = ss_fail(reterr, SS_STOP, "SS-PG-0104",
+                             "a row of table %s has %d bytes, more than max_message (%" PRIu64
+                             "): raise max_message or exclude the table",
+                             table->place, len, most);
+        else
+            status = row(ctx, ss_bytes_of(line, (size_t)len), reterr);
+        *ret_wide |= (size_t)len > WIDE_ROW_BYTES;
+        PQfreemem(line);
+        if (status != SS_OK)
+            return status;
+    }
+}
+
+/* Takes the results of the five statements; the COPY and the check among them must both have been there. */
+static ss_status results_take(ss_copy_reader *reader, const ss_postgres_source_table *table, ss_postgres_row_fn row,
+                              void *ctx, bool *ret_wide, ss_error *reterr) {
+    bool copied = false, checked = false, unchanged = false;
+    ss_status status = SS_OK;
+    PGresult *res;
+    while (status == SS_OK && (res = PQgetResult(reader->conn)) != NULL) {
+        switch (PQresultStatus(res)) {
+        case PGRES_COMMAND_OK:
+            break;
+        case PGRES_COPY_OUT:
+            copied = true;
+            status = rows_take(reader, table, row, ctx, ret_wide, reterr);
+            break;
+        case PGRES_TUPLES_OK:
+            checked = PQntuples(res) == 1;
+            unchanged = checked && PQgetvalue(res, 0, 0)[0] == 't';
+            break;
+        default:
+            status = chunk_failed(reader, table, res, reterr);
+        }
+        PQclear(res);
+    }
+    if (status == SS_OK && (!copied || !checked))
+        status = chunk_failed(reader, table, NULL, reterr);
+    if (status == SS_OK && !unchanged)
+        status = ss_fail(reterr, SS_RETRY, "SS-PG-0102",
+                         "table %s was rewritten while it was copied (VACUUM FULL, CLUSTER, TRUNCATE or ALTER TABLE): its "
+                         "copy starts again",
+                         table->place);
+    return status;
+}
+
+ss_status ss_postgres_chunk_read(ss_copy_reader *reader, const ss_postgres_source_table *table,
+                                 const ss_postgres_chunk *chunk, ss_postgres_row_fn row, void *ctx, ss_error *reterr) {
+    if (chunk->leaf == NULL)
+        return SS_OK;
+    bool wide = false;
+    ss_status status = reader_connect(reader, reterr);
+    if (status != SS_OK)
+        return status;
+    const char *sql = chunk_sql(reader, table, chunk);
+    if (reader->sql.bad)
+        return no_memory(reterr);
+    if (PQsendQuery(reader->conn, sql) == 0)
+        status = chunk_failed(reader, table, NULL, reterr);
+    else
+        status = results_take(reader, table, row, ctx, &wide, reterr);
+    /* Given up in mid-COPY: the rest would have to be read to the end. And libpq never gives its input buffer back, so a
+     * connection that a wide row passed through is not kept. */
+    if (status != SS_OK || wide) {
+        PQfinish(reader->conn);
+        reader->conn = NULL;
+    }
+    return status;
+}
+
+/* ---- copy_reader_read -------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    ss_buf *cells;
+    uint32_t rows;
+    const ss_postgres_source_table *table;
+    ss_copy_rows_fn hand;
+    void *ctx;
+} ss_gather;
+
+static ss_status gather_hand(ss_gather *gather, ss_error *reterr) {
+    if (gather->rows == 0)
+        return SS_OK;
+    ss_status status =
+        gather->hand(gather->ctx, ss_bytes_of(gather->cells->ptr, gather->cells->len), gather->rows, reterr);
+    if (gather->cells->cap > WIDE_ROW_BYTES)
+        ss_buf_done(gather->cells);
+    ss_buf_clear(gather->cells);
+    gather->rows = 0;
+    return status;
+}
+
+/* A row that does not fit beside what is gathered goes alone: its cells are then the only copy that we hold, beside
+ * libpq's own two (its input buffer and this line). */
+static ss_status gather_row(void *ctx, ss_bytes line, ss_error *reterr) {
+    ss_gather *gather = ctx;
+    ss_status status = SS_OK;
+    if (gather->cells->len + line.len > HAND_OVER_BYTES)
+        status = gather_hand(gather, reterr);
+    if (status != SS_OK)
+        return status;
+    /* At once what the row can need: cells are shorter than their text, but for up to a byte a cell and long lengths. */
+    if (ss_buf_reserve(gather->cells, line.len + 10 * (size_t)gather->table->column_count + 1) == NULL)
+        return ss_fail(reterr, SS_RETRY, "SS-PG-0107", "no memory for a row of %zu bytes of table %s", line.len,
+                       gather->table->place);
+    if (!ss_copytext_row_to_cells(line, gather->table->column_count, gather->cells))
+        return ss_fail(reterr, SS_STOP, "SS-PG-0105", "a row of table %s is not COPY text of %" PRIu32 " columns",
+                       gather->table->place, gather->table->column_count);
+    if (gather->cells->bad)
+        return ss_fail(reterr, SS_RETRY, "SS-PG-0107", "no memory for a row of %zu bytes of table %s", line.len,
+                       gather->table->place);
+    gather->rows++;
+    return gather->cells->len >= HAND_OVER_BYTES || gather->rows == UINT32_MAX ? gather_hand(gather, reterr) : SS_OK;
+}
+
+ss_status ss_postgres_copy_reader_read(ss_copy_reader *reader, size_t table, size_t chunk, ss_copy_rows_fn rows,
+                                       void *ctx, ss_error *reterr) {
+    const ss_postgres_source_table *source = &reader->snapshot->sources[table];
+    ss_gather gather = {.cells = &reader->cells, .table = source, .hand = rows, .ctx = ctx};
+    ss_buf_clear(&reader->cells);
+    ss_status status = ss_postgres_chunk_read(reader, source, &source->chunks[chunk], gather_row, &gather, reterr);
+    return status == SS_OK ? gather_hand(&gather, reterr) : status;
+}
