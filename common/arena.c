@@ -1,6 +1,7 @@
-/* Arenas: a list of blocks, cut from the front. What is asked for in large pieces gets a block of its own behind the
- * current one, so that the rest of the current block is not wasted. The limit counts what was handed out (rounded up to
- * 16 bytes), so a record is refused at the same size on every machine. */
+/* Arenas: a list of blocks, cut from the front. What is asked for in large pieces gets a block of
+ * its own behind the current one, so that the rest of the current block is not wasted. The limit
+ * counts what was handed out (rounded up to 16 bytes), so a record is refused at the same size on
+ * every machine. */
 #include "sidespool/arena.h"
 
 #include <stdarg.h>
@@ -60,7 +61,8 @@ void ss_arena_reset(ss_arena *arena) {
     block *keep = NULL;
     block **link = &arena->head;
 
-    /* The largest block within the bound is kept: an arena that is reset per batch then rarely goes to the heap. */
+    /* The largest block within the bound is kept: an arena that is reset per batch then rarely goes
+     * to the heap. */
     for (block **at = &arena->head; *at != NULL; at = &(*at)->next)
         if ((*at)->size <= LARGEST_BLOCK && (keep == NULL || (*at)->size > keep->size)) {
             keep = *at;

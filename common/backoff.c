@@ -1,4 +1,5 @@
-/* Exponential backoff with full jitter. The generator is SplitMix64 (Steele, Lea, Flood 2014): one word of state. */
+/* Exponential backoff with full jitter. The generator is SplitMix64 (Steele, Lea, Flood 2014): one
+ * word of state. */
 #include "sidespool/backoff.h"
 
 #include <sys/random.h>
@@ -30,11 +31,13 @@ uint64_t ss_backoff_next(ss_backoff *backoff) {
     uint64_t random = next_random(&backoff->prng);
     uint64_t delay = backoff->min_ms + (span == UINT64_MAX ? random : random % (span + 1));
 
-    backoff->ceiling_ms = backoff->ceiling_ms > backoff->max_ms / 2 ? backoff->max_ms : backoff->ceiling_ms * 2;
+    backoff->ceiling_ms =
+        backoff->ceiling_ms > backoff->max_ms / 2 ? backoff->max_ms : backoff->ceiling_ms * 2;
     return delay;
 }
 
 void ss_backoff_reset(ss_backoff *backoff) {
     /* Twice the least, so that the very first delay is spread as well. */
-    backoff->ceiling_ms = backoff->min_ms > backoff->max_ms / 2 ? backoff->max_ms : backoff->min_ms * 2;
+    backoff->ceiling_ms =
+        backoff->min_ms > backoff->max_ms / 2 ? backoff->max_ms : backoff->min_ms * 2;
 }

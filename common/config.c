@@ -1,9 +1,11 @@
-/* The configuration file: libyaml's events, read against a table of options into the program's struct.
+/* The configuration file: libyaml's events, read against a table of options into the program's
+ * struct.
  *
- * Nothing is accepted and ignored: a key that stands twice, that is unknown, or that this version does not carry out is
- * refused with its place, and so is every part of YAML that could make the text mean something else than it looks like
- * (anchors, aliases, tags, several documents). Runs once at start, in the main thread. Reading the file itself and the
- * forms of single values stand in config_file.c and config_value.c. */
+ * Nothing is accepted and ignored: a key that stands twice, that is unknown, or that this version
+ * does not carry out is refused with its place, and so is every part of YAML that could make the
+ * text mean something else than it looks like (anchors, aliases, tags, several documents). Runs
+ * once at start, in the main thread. Reading the file itself and the forms of single values stand
+ * in config_file.c and config_value.c. */
 #include "common/config_internal.h"
 
 #include <stdio.h>
@@ -44,13 +46,14 @@ static ss_place place_of(const yaml_mark_t *mark) {
     return (ss_place){(int)mark->line + 1, (int)mark->column + 1};
 }
 
-#define FAIL(r, place, code, fmt, ...) \
-    ss_fail((r)->reterr, SS_STOP, code, "%s: " fmt, ss_config_place((r)->config, place), __VA_ARGS__)
+#define FAIL(r, place, code, fmt, ...)                                                             \
+    ss_fail((r)->reterr, SS_STOP, code, "%s: " fmt, ss_config_place((r)->config, place),           \
+            __VA_ARGS__)
 #define PATH(at) cfg_path((at), (char[256]){0}, 256)
 
 static ss_status no_memory(reader *r) {
-    return ss_fail(r->reterr, SS_STOP, "SS-SYS-0001", "there is no memory for the configuration file %s",
-                   r->config->path);
+    return ss_fail(r->reterr, SS_STOP, "SS-SYS-0001",
+                   "there is no memory for the configuration file %s", r->config->path);
 }
 
 static ss_status yaml_problem(reader *r) {
@@ -61,13 +64,16 @@ static ss_status yaml_problem(reader *r) {
     if (y->error == YAML_READER_ERROR) {
         ss_place place = cfg_place_at(r->config, y->problem_offset);
         return FAIL(r, place, "SS-CFG-0006",
-                    "the character with code %d is not allowed in YAML; remove it or write it as an escape in double quotes",
+                    "the character with code %d is not allowed in YAML; remove it or write it as "
+                    "an escape in double quotes",
                     y->problem_value);
     }
     ss_place place = place_of(&y->problem_mark);
     if (y->context != NULL && y->context_mark.line != y->problem_mark.line)
-        return FAIL(r, place, "SS-CFG-0006", "this is not well-formed YAML: %s (%s that begins at line %zu)",
-                    y->problem == NULL ? "syntax error" : y->problem, y->context, y->context_mark.line + 1);
+        return FAIL(r, place, "SS-CFG-0006",
+                    "this is not well-formed YAML: %s (%s that begins at line %zu)",
+                    y->problem == NULL ? "syntax error" : y->problem, y->context,
+                    y->context_mark.line + 1);
     return FAIL(r, place, "SS-CFG-0006", "this is not well-formed YAML: %s%s%s",
                 y->problem == NULL ? "syntax error" : y->problem, y->context == NULL ? "" : " ",
                 y->context == NULL ? "" : y->context);
@@ -101,11 +107,13 @@ static ss_status next_event(reader *r, yaml_event_t *event) {
     ss_status ret = SS_OK;
     ss_place place = place_of(&event->start_mark);
     if (anchor != NULL)
-        ret = FAIL(r, place, "SS-CFG-0007", "anchors and aliases (`%s%.40s`) are not taken here; write the value out, or "
-                   "put a text that begins with & or * in quotes", event->type == YAML_ALIAS_EVENT ? "*" : "&",
-                   (const char *)anchor);
+        ret = FAIL(r, place, "SS-CFG-0007",
+                   "anchors and aliases (`%s%.40s`) are not taken here; write the value out, or "
+                   "put a text that begins with & or * in quotes",
+                   event->type == YAML_ALIAS_EVENT ? "*" : "&", (const char *)anchor);
     else if (tag != NULL)
-        ret = FAIL(r, place, "SS-CFG-0007", "YAML tags (`%.60s`) are not taken here; remove the tag", (const char *)tag);
+        ret = FAIL(r, place, "SS-CFG-0007",
+                   "YAML tags (`%.60s`) are not taken here; remove the tag", (const char *)tag);
     if (ret != SS_OK)
         yaml_event_delete(event);
     return ret;
@@ -114,8 +122,9 @@ static ss_status next_event(reader *r, yaml_event_t *event) {
 static const char *event_form(const yaml_event_t *event) {
     switch (event->type) {
     case YAML_SCALAR_EVENT:
-        return event->data.scalar.length == 0 && event->data.scalar.style == YAML_PLAIN_SCALAR_STYLE ? "nothing"
-                                                                                                     : "a single value";
+        return event->data.scalar.length == 0 && event->data.scalar.style == YAML_PLAIN_SCALAR_STYLE
+                   ? "nothing"
+                   : "a single value";
     case YAML_SEQUENCE_START_EVENT:
         return "a list";
     case YAML_MAPPING_START_EVENT:
@@ -125,27 +134,32 @@ static const char *event_form(const yaml_event_t *event) {
     }
 }
 
-static ss_status wrong_form(reader *r, const frame *at, const yaml_event_t *event, const char *wanted) {
-    return FAIL(r, place_of(&event->start_mark), "SS-CFG-0011", "`%s` wants %s, but here stands %s", PATH(at), wanted,
-                event_form(event));
+static ss_status wrong_form(reader *r, const frame *at, const yaml_event_t *event,
+                            const char *wanted) {
+    return FAIL(r, place_of(&event->start_mark), "SS-CFG-0011", "`%s` wants %s, but here stands %s",
+                PATH(at), wanted, event_form(event));
 }
 
 /* Copies a scalar. `key: ` and `key: ~` are no value; an empty text is written "". */
-static ss_status scalar_text(reader *r, const frame *at, const yaml_event_t *event, const char **ret) {
+static ss_status scalar_text(reader *r, const frame *at, const yaml_event_t *event,
+                             const char **ret) {
     const char *value = (const char *)event->data.scalar.value;
     size_t len = event->data.scalar.length;
     ss_place place = place_of(&event->start_mark);
 
     if (event->data.scalar.style == YAML_PLAIN_SCALAR_STYLE &&
         (len == 0 || strcmp(value, "~") == 0 || strcmp(value, "null") == 0))
-        return FAIL(r, place, "SS-CFG-0011", "`%s` has no value; give it one or remove the key", PATH(at));
+        return FAIL(r, place, "SS-CFG-0011", "`%s` has no value; give it one or remove the key",
+                    PATH(at));
     if (strlen(value) != len)
-        return FAIL(r, place, "SS-CFG-0012", "`%s` holds a NUL byte, which no value here can have", PATH(at));
+        return FAIL(r, place, "SS-CFG-0012", "`%s` holds a NUL byte, which no value here can have",
+                    PATH(at));
     *ret = ss_arena_strndup(r->config->arena, value, len);
     return *ret == NULL ? no_memory(r) : SS_OK;
 }
 
-static ss_status read_mapping(reader *r, const frame *at, const ss_option *table, void *out, ss_place opened);
+static ss_status read_mapping(reader *r, const frame *at, const ss_option *table, void *out,
+                              ss_place opened);
 
 typedef struct item {
     struct item *next;
@@ -233,7 +247,8 @@ static ss_status read_list(reader *r, const frame *at, const ss_option *opt, ss_
     return SS_OK;
 }
 
-static ss_status read_scalar(reader *r, const frame *at, const ss_option *opt, const yaml_event_t *event, void *to) {
+static ss_status read_scalar(reader *r, const frame *at, const ss_option *opt,
+                             const yaml_event_t *event, void *to) {
     const char *text = NULL;
     char why[512];
     const char *code = NULL;
@@ -244,14 +259,16 @@ static ss_status read_scalar(reader *r, const frame *at, const ss_option *opt, c
     if (ret != SS_OK)
         return ret;
     if (opt->type == SS_OPT_STRING && opt->required && *text == '\0')
-        return FAIL(r, place_of(&event->start_mark), "SS-CFG-0012", "`%s` is empty; give it a value", PATH(at));
+        return FAIL(r, place_of(&event->start_mark), "SS-CFG-0012",
+                    "`%s` is empty; give it a value", PATH(at));
     if (!cfg_value(opt, text, to, &code, why, sizeof why))
         return FAIL(r, place_of(&event->start_mark), code, "`%s` %s", PATH(at), why);
     return SS_OK;
 }
 
 /* One value of the key `opt`; the event that opens it has been read. */
-static ss_status read_value(reader *r, const frame *at, const ss_option *opt, const yaml_event_t *event, char *out) {
+static ss_status read_value(reader *r, const frame *at, const ss_option *opt,
+                            const yaml_event_t *event, char *out) {
     ss_place place = place_of(&event->start_mark);
 
     if (opt->place_offset != 0)
@@ -277,12 +294,13 @@ static ss_status read_value(reader *r, const frame *at, const ss_option *opt, co
 }
 
 /* Finds the key's option, or says what is wrong with the key. */
-static ss_status find_key(reader *r, const frame *at, const ss_option *table, const yaml_event_t *event, ss_place *seen,
-                          const ss_option **ret) {
+static ss_status find_key(reader *r, const frame *at, const ss_option *table,
+                          const yaml_event_t *event, ss_place *seen, const ss_option **ret) {
     ss_place place = place_of(&event->start_mark);
 
     if (event->type != YAML_SCALAR_EVENT)
-        return FAIL(r, place, "SS-CFG-0011", "a key must be a single word, but here stands %s", event_form(event));
+        return FAIL(r, place, "SS-CFG-0011", "a key must be a single word, but here stands %s",
+                    event_form(event));
     const char *key = (const char *)event->data.scalar.value;
     const ss_option *opt = table;
     while (opt->key != NULL && strcmp(opt->key, key) != 0)
@@ -291,44 +309,50 @@ static ss_status find_key(reader *r, const frame *at, const ss_option *table, co
     if (opt->key == NULL) {
         const char *near = cfg_nearest(table, key);
         if (near != NULL)
-            return FAIL(r, place, "SS-CFG-0009", "the key `%.100s` is not known; did you mean `%s`?", PATH(&here), near);
+            return FAIL(r, place, "SS-CFG-0009",
+                        "the key `%.100s` is not known; did you mean `%s`?", PATH(&here), near);
         ss_buf known;
         ss_buf_init(&known);
         for (const ss_option *each = table; each->key != NULL; each++)
             if (each->type != SS_OPT_UNSUPPORTED)
                 ss_buf_printf(&known, "%s`%s`", known.len == 0 ? "" : ", ", each->key);
-        ss_status status = FAIL(r, place, "SS-CFG-0009", "the key `%.100s` is not known; known here are %s", PATH(&here),
-                                ss_buf_cstr(&known));
+        ss_status status =
+            FAIL(r, place, "SS-CFG-0009", "the key `%.100s` is not known; known here are %s",
+                 PATH(&here), ss_buf_cstr(&known));
         ss_buf_done(&known);
         return status;
     }
     if (opt->type == SS_OPT_UNSUPPORTED)
-        return FAIL(r, place, "SS-CFG-0010", "`%s` is not supported yet by this version; remove the key", PATH(&here));
+        return FAIL(r, place, "SS-CFG-0010",
+                    "`%s` is not supported yet by this version; remove the key", PATH(&here));
     ss_place *before = &seen[opt - table];
     if (before->line != 0)
-        return FAIL(r, place, "SS-CFG-0008", "the key `%s` stands twice, first at line %d column %d; remove one",
+        return FAIL(r, place, "SS-CFG-0008",
+                    "the key `%s` stands twice, first at line %d column %d; remove one",
                     PATH(&here), before->line, before->column);
     *before = place;
     *ret = opt;
     return SS_OK;
 }
 
-static ss_status check_required(reader *r, const frame *at, const ss_option *table, const ss_place *seen, ss_place opened) {
+static ss_status check_required(reader *r, const frame *at, const ss_option *table,
+                                const ss_place *seen, ss_place opened) {
     for (const ss_option *opt = table; opt->key != NULL; opt++) {
         if (!opt->required || seen[opt - table].line != 0)
             continue;
         const char *help = opt->help == NULL ? "" : opt->help;
         if (at == NULL)
-            return FAIL(r, opened, "SS-CFG-0014", "the required key `%s` is missing%s%s%s", opt->key,
-                        *help == '\0' ? "" : " (", help, *help == '\0' ? "" : ")");
-        return FAIL(r, opened, "SS-CFG-0014", "the block `%s` lacks its required key `%s`%s%s%s", PATH(at), opt->key,
-                    *help == '\0' ? "" : " (", help, *help == '\0' ? "" : ")");
+            return FAIL(r, opened, "SS-CFG-0014", "the required key `%s` is missing%s%s%s",
+                        opt->key, *help == '\0' ? "" : " (", help, *help == '\0' ? "" : ")");
+        return FAIL(r, opened, "SS-CFG-0014", "the block `%s` lacks its required key `%s`%s%s%s",
+                    PATH(at), opt->key, *help == '\0' ? "" : " (", help, *help == '\0' ? "" : ")");
     }
     return SS_OK;
 }
 
 /* The keys of one block, up to its end. The event that opens it has been read. */
-static ss_status read_mapping(reader *r, const frame *at, const ss_option *table, void *out, ss_place opened) {
+static ss_status read_mapping(reader *r, const frame *at, const ss_option *table, void *out,
+                              ss_place opened) {
     size_t count = 0;
     while (table[count].key != NULL)
         count++;
@@ -374,11 +398,15 @@ static ss_status expect(reader *r, yaml_event_type_t type, ss_place *ret_place) 
     if (got == type)
         return SS_OK;
     if (got == YAML_STREAM_END_EVENT || (type == YAML_MAPPING_START_EVENT && blank))
-        return ss_fail(r->reterr, SS_STOP, "SS-CFG-0003", "%s holds no keys, only space or comments; write at least the "
-                       "required ones", r->config->path);
+        return ss_fail(r->reterr, SS_STOP, "SS-CFG-0003",
+                       "%s holds no keys, only space or comments; write at least the "
+                       "required ones",
+                       r->config->path);
     if (got == YAML_DOCUMENT_START_EVENT)
-        return FAIL(r, *ret_place, "SS-CFG-0007", "%s", "a second document begins here; keep one document in a file");
-    return FAIL(r, *ret_place, "SS-CFG-0011", "the file wants `key: value` lines at its top, but here stands %s", form);
+        return FAIL(r, *ret_place, "SS-CFG-0007", "%s",
+                    "a second document begins here; keep one document in a file");
+    return FAIL(r, *ret_place, "SS-CFG-0011",
+                "the file wants `key: value` lines at its top, but here stands %s", form);
 }
 
 static ss_status read_document(reader *r, const ss_option *table, void *out) {
@@ -398,7 +426,8 @@ static ss_status read_document(reader *r, const ss_option *table, void *out) {
     return ret;
 }
 
-ss_status ss_config_load(const char *path, const ss_option *table, void *out, ss_config **ret, ss_error *reterr) {
+ss_status ss_config_load(const char *path, const ss_option *table, void *out, ss_config **ret,
+                         ss_error *reterr) {
     ss_config *config = calloc(1, sizeof *config);
     reader r = {.config = config, .reterr = reterr};
     bool begun = false;
@@ -410,7 +439,8 @@ ss_status ss_config_load(const char *path, const ss_option *table, void *out, ss
             config->path = ss_arena_strndup(config->arena, path, strlen(path));
     }
     if (config == NULL || config->path == NULL) {
-        status = ss_fail(reterr, SS_STOP, "SS-SYS-0001", "there is no memory to read the configuration file %s", path);
+        status = ss_fail(reterr, SS_STOP, "SS-SYS-0001",
+                         "there is no memory to read the configuration file %s", path);
         goto out;
     }
     status = cfg_read_file(config, reterr);

@@ -18,10 +18,13 @@ SS_MUST ss_status cfg_read_file(ss_config *config, ss_error *reterr);
 /* Line and column of a byte of the text. */
 ss_place cfg_place_at(const ss_config *config, size_t offset);
 
-/* Reads one value's text by the option's type into `to`. On false *ret_code and `why` ("wants …, not …") say what is wrong. */
-bool cfg_value(const ss_option *opt, const char *text, void *to, const char **ret_code, char *why, size_t size);
+/* Reads one value's text by the option's type into `to`. On false *ret_code and `why` ("wants …,
+ * not …") say what is wrong. */
+bool cfg_value(const ss_option *opt, const char *text, void *to, const char **ret_code, char *why,
+               size_t size);
 /* Sets every default of the table and of its blocks. */
-SS_MUST ss_status cfg_defaults(ss_config *config, const ss_option *table, void *out, ss_error *reterr);
+SS_MUST ss_status cfg_defaults(ss_config *config, const ss_option *table, void *out,
+                               ss_error *reterr);
 /* The known key nearest to `key`, NULL when none is near. */
 const char *cfg_nearest(const ss_option *table, const char *key);
 /* "spool.max_size" of a frame of config.c. */

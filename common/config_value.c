@@ -1,4 +1,5 @@
-/* Single values: how each type is written, the defaults, and which known key is nearest to a misspelt one. */
+/* Single values: how each type is written, the defaults, and which known key is nearest to a
+ * misspelt one. */
 #include "common/config_internal.h"
 
 #include <ctype.h>
@@ -15,15 +16,21 @@ typedef struct {
     uint64_t factor;
 } unit;
 
-static const unit sizes[] = {{"", 1},        {"B", 1},        {"KiB", 1ull << 10}, {"MiB", 1ull << 20},
-                             {"GiB", 1ull << 30}, {"TiB", 1ull << 40}, {NULL, 0}};
-static const unit durations[] = {{"ms", 1},         {"s", 1000},        {"m", 60000},
+static const unit sizes[] = {{"", 1},
+                             {"B", 1},
+                             {"KiB", 1ull << 10},
+                             {"MiB", 1ull << 20},
+                             {"GiB", 1ull << 30},
+                             {"TiB", 1ull << 40},
+                             {NULL, 0}};
+static const unit durations[] = {{"ms", 1},      {"s", 1000},     {"m", 60000},
                                  {"h", 3600000}, {"d", 86400000}, {NULL, 0}};
 
 #define SAY(...) snprintf(why, size, __VA_ARGS__)
 
 /* digits and a unit. A sum that does not fit is out of range, not wrapped. */
-static bool read_quantity(const char *text, const unit *units, bool plain_zero, uint64_t *ret, bool *ret_overflow) {
+static bool read_quantity(const char *text, const unit *units, bool plain_zero, uint64_t *ret,
+                          bool *ret_overflow) {
     uint64_t value = 0;
     const char *p = text;
 
@@ -40,14 +47,16 @@ static bool read_quantity(const char *text, const unit *units, bool plain_zero, 
     }
     for (; units->name != NULL; units++)
         if (strcmp(units->name, p) == 0) {
-            if (*ret_overflow || __builtin_mul_overflow(value, units->factor, ret) || *ret > INT64_MAX)
+            if (*ret_overflow || __builtin_mul_overflow(value, units->factor, ret) ||
+                *ret > INT64_MAX)
                 *ret_overflow = true;
             return true;
         }
     return false;
 }
 
-static bool quantity(const ss_option *opt, const char *text, void *to, const char **ret_code, char *why, size_t size) {
+static bool quantity(const ss_option *opt, const char *text, void *to, const char **ret_code,
+                     char *why, size_t size) {
     bool is_size = opt->type == SS_OPT_SIZE;
     bool overflow;
     uint64_t value;
@@ -55,36 +64,44 @@ static bool quantity(const ss_option *opt, const char *text, void *to, const cha
     if (!read_quantity(text, is_size ? sizes : durations, !is_size, &value, &overflow)) {
         *ret_code = KIND;
         if (is_size)
-            SAY("wants a size such as 64GiB, 256MiB, 100KiB or 512B (whole numbers, these units), not `%.40s`", text);
+            SAY("wants a size such as 64GiB, 256MiB, 100KiB or 512B (whole numbers, these units), "
+                "not `%.40s`",
+                text);
         else
-            SAY("wants a duration such as 24h, 5m, 30s, 200ms or 2d (a whole number and its unit), not `%.40s`", text);
+            SAY("wants a duration such as 24h, 5m, 30s, 200ms or 2d (a whole number and its unit), "
+                "not `%.40s`",
+                text);
         return false;
     }
     if (overflow) {
         *ret_code = RANGE;
-        SAY("is `%.40s`, which is more than can be counted; choose a smaller %s", text, is_size ? "size" : "duration");
+        SAY("is `%.40s`, which is more than can be counted; choose a smaller %s", text,
+            is_size ? "size" : "duration");
         return false;
     }
     if ((opt->min != 0 || opt->max != 0) &&
         (value < (uint64_t)opt->min || (opt->max != 0 && value > (uint64_t)opt->max))) {
         *ret_code = RANGE;
         if (opt->max == 0)
-            SAY("is `%.40s`, but must be at least %lld %s", text, (long long)opt->min, is_size ? "bytes" : "ms");
-        else
-            SAY("is `%.40s`, but must lie between %lld and %lld %s", text, (long long)opt->min, (long long)opt->max,
+            SAY("is `%.40s`, but must be at least %lld %s", text, (long long)opt->min,
                 is_size ? "bytes" : "ms");
+        else
+            SAY("is `%.40s`, but must lie between %lld and %lld %s", text, (long long)opt->min,
+                (long long)opt->max, is_size ? "bytes" : "ms");
         return false;
     }
     *(uint64_t *)to = value;
     return true;
 }
 
-static bool integer(const ss_option *opt, const char *text, void *to, const char **ret_code, char *why, size_t size) {
+static bool integer(const ss_option *opt, const char *text, void *to, const char **ret_code,
+                    char *why, size_t size) {
     char *end = NULL;
 
     errno = 0;
     long long value = strtoll(text, &end, 10);
-    if (!(isdigit((unsigned char)*text) || (*text == '-' && isdigit((unsigned char)text[1]))) || *end != '\0') {
+    if (!(isdigit((unsigned char)*text) || (*text == '-' && isdigit((unsigned char)text[1]))) ||
+        *end != '\0') {
         *ret_code = KIND;
         SAY("wants a whole number, not `%.40s`", text);
         return false;
@@ -92,7 +109,8 @@ static bool integer(const ss_option *opt, const char *text, void *to, const char
     bool bounded = opt->min != 0 || opt->max != 0;
     if (errno == ERANGE || (bounded && (value < opt->min || value > opt->max))) {
         *ret_code = RANGE;
-        SAY("is %.40s, but must lie between %lld and %lld", text, bounded ? (long long)opt->min : (long long)INT64_MIN,
+        SAY("is %.40s, but must lie between %lld and %lld", text,
+            bounded ? (long long)opt->min : (long long)INT64_MIN,
             bounded ? (long long)opt->max : (long long)INT64_MAX);
         return false;
     }
@@ -101,7 +119,8 @@ static bool integer(const ss_option *opt, const char *text, void *to, const char
 }
 
 /* A choice that begins with `!` is known, but not carried out by this version. */
-static bool choice(const ss_option *opt, const char *text, void *to, const char **ret_code, char *why, size_t size) {
+static bool choice(const ss_option *opt, const char *text, void *to, const char **ret_code,
+                   char *why, size_t size) {
     int index = 0;
     size_t text_len = strlen(text);
 
@@ -111,7 +130,8 @@ static bool choice(const ss_option *opt, const char *text, void *to, const char 
         if (len - refused == text_len && memcmp(at + refused, text, text_len) == 0) {
             if (refused) {
                 *ret_code = "SS-CFG-0010";
-                SAY("is `%s`, which is not supported yet by this version; choose another value", text);
+                SAY("is `%s`, which is not supported yet by this version; choose another value",
+                    text);
                 return false;
             }
             *(int *)to = index;
@@ -139,7 +159,8 @@ static bool choice(const ss_option *opt, const char *text, void *to, const char 
     return false;
 }
 
-bool cfg_value(const ss_option *opt, const char *text, void *to, const char **ret_code, char *why, size_t size) {
+bool cfg_value(const ss_option *opt, const char *text, void *to, const char **ret_code, char *why,
+               size_t size) {
     switch (opt->type) {
     case SS_OPT_STRING:
         *(const char **)to = text;
@@ -167,7 +188,8 @@ bool cfg_value(const ss_option *opt, const char *text, void *to, const char **re
 }
 
 /* "[a, \"b\"]" or "a, b" */
-static ss_status default_strings(ss_config *config, const char *text, ss_strings *out, ss_error *reterr) {
+static ss_status default_strings(ss_config *config, const char *text, ss_strings *out,
+                                 ss_error *reterr) {
     char *copy = ss_arena_strndup(config->arena, text, strlen(text));
     size_t most = 1;
 
@@ -175,11 +197,13 @@ static ss_status default_strings(ss_config *config, const char *text, ss_strings
         most += *p == ',';
     const char **items = ss_arena_zalloc(config->arena, (most + 1) * sizeof *items);
     if (copy == NULL || items == NULL)
-        return ss_fail(reterr, SS_STOP, "SS-SYS-0001", "there is no memory for the configuration file %s", config->path);
+        return ss_fail(reterr, SS_STOP, "SS-SYS-0001",
+                       "there is no memory for the configuration file %s", config->path);
     out->items = items;
     out->count = 0;
     char *save = NULL;
-    for (char *word = strtok_r(copy, "[], \"", &save); word != NULL; word = strtok_r(NULL, "[], \"", &save))
+    for (char *word = strtok_r(copy, "[], \"", &save); word != NULL;
+         word = strtok_r(NULL, "[], \"", &save))
         items[out->count++] = word;
     return SS_OK;
 }
@@ -197,7 +221,8 @@ ss_status cfg_defaults(ss_config *config, const ss_option *table, void *out, ss_
         else if (opt->type == SS_OPT_STRINGS)
             ret = default_strings(config, opt->deflt, (ss_strings *)(void *)to, reterr);
         else if (!cfg_value(opt, opt->deflt, to, &code, why, sizeof why))
-            ret = ss_fail(reterr, SS_STOP, "SS-CFG-0015", "the default of `%s` in the program's own table %s", opt->key, why);
+            ret = ss_fail(reterr, SS_STOP, "SS-CFG-0015",
+                          "the default of `%s` in the program's own table %s", opt->key, why);
         if (ret != SS_OK)
             return ret;
     }
@@ -224,8 +249,10 @@ static size_t distance(const char *a, const char *b) {
                 best = before[j] + 1;
             if (now[j - 1] + 1 < best)
                 best = now[j - 1] + 1;
-            if (i > 1 && j > 1 && tolower((unsigned char)a[i - 1]) == tolower((unsigned char)b[j - 2]) &&
-                tolower((unsigned char)a[i - 2]) == tolower((unsigned char)b[j - 1]) && twice[j - 2] + 1 < best)
+            if (i > 1 && j > 1 &&
+                tolower((unsigned char)a[i - 1]) == tolower((unsigned char)b[j - 2]) &&
+                tolower((unsigned char)a[i - 2]) == tolower((unsigned char)b[j - 1]) &&
+                twice[j - 2] + 1 < best)
                 best = twice[j - 2] + 1;
             now[j] = best;
         }

@@ -1,4 +1,5 @@
-/* Safety settings, signals as events, sd_notify. The main programs of agents and applier call this, routes the first part. */
+/* Safety settings, signals as events, sd_notify. The main programs of agents and applier call this,
+ * routes the first part. */
 #include "sidespool/daemon.h"
 
 #include "sidespool/log.h"
@@ -26,11 +27,14 @@ ss_status ss_daemon_process(ss_error *reterr) {
     struct rlimit files;
 
     umask(0007);
-    /* Both: the limit does not bind a core that is piped to a handler, and not being dumpable does. */
+    /* Both: the limit does not bind a core that is piped to a handler, and not being dumpable does.
+     */
     if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0)
-        return ss_fail_sys(reterr, SS_STOP, "SS-SYS-0003", errno, "core dumps cannot be switched off (PR_SET_DUMPABLE)");
+        return ss_fail_sys(reterr, SS_STOP, "SS-SYS-0003", errno,
+                           "core dumps cannot be switched off (PR_SET_DUMPABLE)");
     if (setrlimit(RLIMIT_CORE, &none) != 0)
-        return ss_fail_sys(reterr, SS_STOP, "SS-SYS-0003", errno, "core dumps cannot be switched off (RLIMIT_CORE)");
+        return ss_fail_sys(reterr, SS_STOP, "SS-SYS-0003", errno,
+                           "core dumps cannot be switched off (RLIMIT_CORE)");
     /* A peer that went away is an EPIPE where we write, not the end of the process. */
     if (signal(SIGPIPE, SIG_IGN) == SIG_ERR)
         return ss_fail_sys(reterr, SS_STOP, "SS-SYS-0003", errno, "SIGPIPE cannot be ignored");
@@ -53,11 +57,12 @@ static void on_hangup(evutil_socket_t signal_number, short what, void *data) {
     (void)signal_number;
     (void)what;
     (void)data;
-    SS_LOG(SS_WARN, "hangup_ignored", SS_S("reason", "the configuration is read at start only; restart to change it"));
+    SS_LOG(SS_WARN, "hangup_ignored",
+           SS_S("reason", "the configuration is read at start only; restart to change it"));
 }
 
-/* systemd kills and restarts us when this falls silent; so it does when the loop turns but the work stands still without
- * a reason. Nothing acknowledged is lost by that: it is one more kill -9. */
+/* systemd kills and restarts us when this falls silent; so it does when the loop turns but the work
+ * stands still without a reason. Nothing acknowledged is lost by that: it is one more kill -9. */
 static void on_watchdog(evutil_socket_t fd, short what, void *data) {
     ss_daemon *daemon = data;
 
@@ -67,12 +72,13 @@ static void on_watchdog(evutil_socket_t fd, short what, void *data) {
     if (alive)
         sd_notify(0, "WATCHDOG=1");
     else if (!daemon->starved)
-        SS_LOG(SS_ERROR, "watchdog_not_fed", SS_S("reason", "work waits, but there is no progress and no known reason"));
+        SS_LOG(SS_ERROR, "watchdog_not_fed",
+               SS_S("reason", "work waits, but there is no progress and no known reason"));
     daemon->starved = !alive;
 }
 
-static struct event *add(struct event_base *base, evutil_socket_t fd, short what, event_callback_fn fn, void *data,
-                         const struct timeval *each) {
+static struct event *add(struct event_base *base, evutil_socket_t fd, short what,
+                         event_callback_fn fn, void *data, const struct timeval *each) {
     struct event *event = event_new(base, fd, what, fn, data);
 
     if (event != NULL && event_add(event, each) != 0) {
@@ -82,13 +88,14 @@ static struct event *add(struct event_base *base, evutil_socket_t fd, short what
     return event;
 }
 
-ss_status ss_daemon_new(struct event_base *base, ss_daemon_stop_fn stop, ss_daemon_alive_fn alive, void *ctx,
-                        ss_daemon **ret, ss_error *reterr) {
+ss_status ss_daemon_new(struct event_base *base, ss_daemon_stop_fn stop, ss_daemon_alive_fn alive,
+                        void *ctx, ss_daemon **ret, ss_error *reterr) {
     uint64_t interval_us = 0;
     ss_daemon *daemon = calloc(1, sizeof *daemon);
 
     if (daemon == NULL)
-        return ss_fail(reterr, SS_STOP, "SS-SYS-0001", "there is no memory to set up signal handling");
+        return ss_fail(reterr, SS_STOP, "SS-SYS-0001",
+                       "there is no memory to set up signal handling");
     daemon->stop = stop;
     daemon->alive = alive;
     daemon->ctx = ctx;
@@ -104,7 +111,8 @@ ss_status ss_daemon_new(struct event_base *base, ss_daemon_stop_fn stop, ss_daem
     }
     if (failed) {
         ss_daemon_free(daemon);
-        return ss_fail(reterr, SS_STOP, "SS-SYS-0002", "signals and the watchdog's timer cannot be set up in the event loop");
+        return ss_fail(reterr, SS_STOP, "SS-SYS-0002",
+                       "signals and the watchdog's timer cannot be set up in the event loop");
     }
     *ret = daemon;
     return SS_OK;
@@ -113,15 +121,16 @@ ss_status ss_daemon_new(struct event_base *base, ss_daemon_stop_fn stop, ss_daem
 void ss_daemon_free(ss_daemon *daemon) {
     if (daemon == NULL)
         return;
-    struct event *const events[] = {daemon->term, daemon->interrupt, daemon->hangup, daemon->watchdog};
+    struct event *const events[] = {daemon->term, daemon->interrupt, daemon->hangup,
+                                    daemon->watchdog};
     for (size_t i = 0; i < sizeof events / sizeof events[0]; i++)
         if (events[i] != NULL)
             event_free(events[i]);
     free(daemon);
 }
 
-/* sd_notify's result is not looked at: without systemd there is nobody to tell, and with it a lost word costs a restart
- * at worst. */
+/* sd_notify's result is not looked at: without systemd there is nobody to tell, and with it a lost
+ * word costs a restart at worst. */
 void ss_daemon_ready(ss_daemon *daemon) {
     (void)daemon;
     sd_notify(0, "READY=1");

@@ -1,4 +1,5 @@
-/* Errors: filling the caller's struct, and the catalogue that `sidespool explain` and docs/errors.md print. */
+/* Errors: filling the caller's struct, and the catalogue that `sidespool explain` and
+ * docs/errors.md print. */
 #include "sidespool/error.h"
 
 #include <stdarg.h>
@@ -11,7 +12,8 @@ static const ss_error_entry catalogue[] = {
 #undef X
 };
 
-/* vsnprintf cuts anywhere; a sentence ends up in JSON and in terminals, so take a torn last character away. */
+/* vsnprintf cuts anywhere; a sentence ends up in JSON and in terminals, so take a torn last
+ * character away. */
 static void cut_torn_utf8(char *text) {
     size_t len = strlen(text);
     size_t back = 0;
@@ -26,7 +28,8 @@ static void cut_torn_utf8(char *text) {
         text[len - 1 - back] = '\0';
 }
 
-/* The arguments may point into the very struct that is being filled ("%s", err->text), hence the way round. */
+/* The arguments may point into the very struct that is being filled ("%s", err->text), hence the
+ * way round. */
 static void set_text(ss_error *err, int sys_errno, const char *fmt, va_list args) {
     char text[SS_ERROR_TEXT];
     char reason[128];
@@ -35,13 +38,14 @@ static void set_text(ss_error *err, int sys_errno, const char *fmt, va_list args
     if (len < 0)
         snprintf(text, sizeof text, "%s", fmt);
     if (sys_errno != 0 && len >= 0 && (size_t)len < sizeof text - 1)
-        snprintf(text + len, sizeof text - (size_t)len, ": %s", strerror_r(sys_errno, reason, sizeof reason));
+        snprintf(text + len, sizeof text - (size_t)len, ": %s",
+                 strerror_r(sys_errno, reason, sizeof reason));
     cut_torn_utf8(text);
     memcpy(err->text, text, strlen(text) + 1);
 }
 
-ss_status ss_fail_at(ss_error *reterr, ss_status status, const char *code, const char *where, int sys_errno,
-                     const char *fmt, ...) {
+ss_status ss_fail_at(ss_error *reterr, ss_status status, const char *code, const char *where,
+                     int sys_errno, const char *fmt, ...) {
     if (reterr == NULL)
         return status;
     va_list args;

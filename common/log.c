@@ -1,7 +1,9 @@
-/* The log: one write(2) a line on stderr, where systemd or a terminal takes it. Escaping stands here alone.
+/* The log: one write(2) a line on stderr, where systemd or a terminal takes it. Escaping stands
+ * here alone.
  *
- * This file holds the process's only mutable globals outside the main programs: what every line carries, and the
- * threshold. Both are set before threads start; the threshold is atomic because libraries read it from any thread. */
+ * This file holds the process's only mutable globals outside the main programs: what every line
+ * carries, and the threshold. Both are set before threads start; the threshold is atomic because
+ * libraries read it from any thread. */
 #include "sidespool/log.h"
 
 #include <errno.h>
@@ -39,7 +41,8 @@ static void put_str(line *l, const char *s) {
     put(l, s, strlen(s));
 }
 
-/* Length of the well-formed UTF-8 character at s, 0 when it is none (or a C1 control, which moves terminals). */
+/* Length of the well-formed UTF-8 character at s, 0 when it is none (or a C1 control, which moves
+ * terminals). */
 static size_t utf8_len(const unsigned char *s) {
     unsigned char c = s[0];
     size_t n = c >= 0xC2 && c <= 0xDF ? 2 : (c & 0xF0) == 0xE0 ? 3 : c >= 0xF0 && c <= 0xF4 ? 4 : 0;

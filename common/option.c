@@ -3,7 +3,8 @@
 
 #include <stdio.h>
 
-/* Classic greedy match with one point to come back to: linear for every pattern a person writes, never exponential. */
+/* Classic greedy match with one point to come back to: linear for every pattern a person writes,
+ * never exponential. */
 bool ss_pattern_match(const char *pattern, const char *name) {
     const char *star = NULL;
     const char *from = NULL;
@@ -111,7 +112,8 @@ static void markdown_rows(const ss_option *table, const char *prefix, ss_buf *ou
         ss_buf_put_str(out, " |\n");
         if (opt->children != NULL) {
             char deeper[256];
-            snprintf(deeper, sizeof deeper, "%s%s%s.", prefix, opt->key, opt->type == SS_OPT_LIST ? "[]" : "");
+            snprintf(deeper, sizeof deeper, "%s%s%s.", prefix, opt->key,
+                     opt->type == SS_OPT_LIST ? "[]" : "");
             markdown_rows(opt->children, deeper, out);
         }
     }
@@ -120,12 +122,16 @@ static void markdown_rows(const ss_option *table, const char *prefix, ss_buf *ou
 static bool unsupported_keys(const ss_option *table, const char *prefix, bool any, ss_buf *out) {
     for (const ss_option *opt = table; opt->key != NULL; opt++) {
         if (opt->type == SS_OPT_UNSUPPORTED) {
-            ss_buf_printf(out, "%s`%s%s`", any ? ", " : "\nKnown, but refused because this version does not carry them out yet: ",
-                          prefix, opt->key);
+            ss_buf_printf(
+                out, "%s`%s%s`",
+                any ? ", "
+                    : "\nKnown, but refused because this version does not carry them out yet: ",
+                prefix, opt->key);
             any = true;
         } else if (opt->children != NULL) {
             char deeper[256];
-            snprintf(deeper, sizeof deeper, "%s%s%s.", prefix, opt->key, opt->type == SS_OPT_LIST ? "[]" : "");
+            snprintf(deeper, sizeof deeper, "%s%s%s.", prefix, opt->key,
+                     opt->type == SS_OPT_LIST ? "[]" : "");
             any = unsupported_keys(opt->children, deeper, any, out);
         }
     }
@@ -162,5 +168,6 @@ static void help_rows(const ss_option *table, int depth, ss_buf *out) {
 
 void ss_option_print_help(const ss_option *table, ss_buf *out) {
     help_rows(table, 0, out);
-    ss_buf_put_str(out, "  Sizes: 64GiB, 256MiB, 100KiB, 512B. Durations: 2d, 24h, 5m, 30s, 200ms.\n");
+    ss_buf_put_str(out,
+                   "  Sizes: 64GiB, 256MiB, 100KiB, 512B. Durations: 2d, 24h, 5m, 30s, 200ms.\n");
 }

@@ -1,11 +1,12 @@
-/* Order-free digests for verify: equal rows digest equally on both sides, whatever order the databases return them in.
- * Sums, not XOR: two equal rows would cancel each other out. */
+/* Order-free digests for verify: equal rows digest equally on both sides, whatever order the
+ * databases return them in. Sums, not XOR: two equal rows would cancel each other out. */
 #include "sidespool/source.h"
 
 #define XXH_STATIC_LINKING_ONLY
 #include <xxhash.h>
 
-/* Hash of the key's cells as they stand in the row, their lengths included, so that ("a","bc") and ("ab","c") differ. */
+/* Hash of the key's cells as they stand in the row, their lengths included, so that ("a","bc") and
+ * ("ab","c") differ. */
 static uint64_t key_hash(ss_bytes cells, const bool *is_key, uint32_t columns, bool *ret_any) {
     const uint8_t *from = NULL;
     const uint8_t *to = NULL;
@@ -24,7 +25,8 @@ static uint64_t key_hash(ss_bytes cells, const bool *is_key, uint32_t columns, b
             continue;
         *ret_any = true;
         if (from != NULL && start != to) {
-            /* Not one span: what was gathered goes into a running hash, which equals the hash of the whole. */
+            /* Not one span: what was gathered goes into a running hash, which equals the hash of
+             * the whole. */
             if (!spread)
                 XXH3_64bits_reset(&state);
             spread = true;
@@ -48,7 +50,8 @@ void ss_digest_row_hash(ss_bytes cells, const bool *is_key, uint32_t columns, ss
     bool any;
     uint64_t key = key_hash(cells, is_key, columns, &any);
 
-    *ret = (ss_digest_row){.key_hash = any ? key : row.low64, .row_lo = row.low64, .row_hi = row.high64, .key = NULL};
+    *ret = (ss_digest_row){
+        .key_hash = any ? key : row.low64, .row_lo = row.low64, .row_hi = row.high64, .key = NULL};
 }
 
 void ss_digest_add(ss_digest_bucket *buckets, const ss_digest_row *row) {

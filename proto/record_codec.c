@@ -1,9 +1,10 @@
 /* Records to bytes and back (proto/record.proto).
  *
- * Between decode and append (agent) and between read and batch (applier). A Change is written in wire form by hand: one
- * pass over the cells for the sizes, one for the bytes, no message tree. Reading trusts nothing: what this version does not
- * know, or what does not fit together, is refused with its place, because a cell in the wrong column is worse than a stop.
- * Wire form: https://protobuf.dev/programming-guides/encoding/ */
+ * Between decode and append (agent) and between read and batch (applier). A Change is written in
+ * wire form by hand: one pass over the cells for the sizes, one for the bytes, no message tree.
+ * Reading trusts nothing: what this version does not know, or what does not fit together, is
+ * refused with its place, because a cell in the wrong column is worse than a stop. Wire form:
+ * https://protobuf.dev/programming-guides/encoding/ */
 #include "sidespool/record.h"
 
 #include <endian.h>
@@ -126,15 +127,18 @@ static void put_piece(ss_buf *out, bool before, uint32_t column, ss_bytes data, 
     out->len += total;
 }
 
-static ss_status emit_scratch(ss_buf *scratch, ss_record_emit emit, void *ctx, uint64_t schema_id, ss_error *reterr) {
+static ss_status emit_scratch(ss_buf *scratch, ss_record_emit emit, void *ctx, uint64_t schema_id,
+                              ss_error *reterr) {
     if (scratch->bad)
-        return ss_fail(reterr, SS_STOP, "SS-REC-0009", "there is no memory to encode a change of schema %016llx",
+        return ss_fail(reterr, SS_STOP, "SS-REC-0009",
+                       "there is no memory to encode a change of schema %016llx",
                        (unsigned long long)schema_id);
     return emit(ctx, ss_bytes_of(scratch->ptr, scratch->len), schema_id, reterr);
 }
 
-static ss_status emit_row_pieces(const ss_row *row, bool before, uint64_t schema_id, ss_buf *scratch, ss_record_emit emit,
-                                 void *ctx, ss_error *reterr) {
+static ss_status emit_row_pieces(const ss_row *row, bool before, uint64_t schema_id,
+                                 ss_buf *scratch, ss_record_emit emit, void *ctx,
+                                 ss_error *reterr) {
     for (uint32_t i = 0; i < row->count; i++) {
         if (!in_pieces(row, i))
             continue;
@@ -152,8 +156,10 @@ static ss_status emit_row_pieces(const ss_row *row, bool before, uint64_t schema
     return SS_OK;
 }
 
-ss_status ss_record_pieces(const ss_change *change, ss_buf *scratch, ss_record_emit emit, void *ctx, ss_error *reterr) {
-    ss_status ret = emit_row_pieces(&change->before, true, change->schema_id, scratch, emit, ctx, reterr);
+ss_status ss_record_pieces(const ss_change *change, ss_buf *scratch, ss_record_emit emit, void *ctx,
+                           ss_error *reterr) {
+    ss_status ret =
+        emit_row_pieces(&change->before, true, change->schema_id, scratch, emit, ctx, reterr);
 
     if (ret == SS_OK)
         ret = emit_row_pieces(&change->after, false, change->schema_id, scratch, emit, ctx, reterr);
@@ -172,26 +178,35 @@ void ss_record_put(ss_buf *out, const Sidespool__Record *record) {
     out->len += sidespool__record__pack(record, to);
 }
 
-/* ---- reading --------------------------------------------------------------------------------------------------- */
+/* ---- reading
+ * ---------------------------------------------------------------------------------------------------
+ */
 
 /* protobuf-c answers NULL for damage and for refused memory alike; the arena knows which it was. */
-static ss_status unpack_failed(const ss_arena *arena, const char *what, size_t len, const char *place, ss_error *reterr) {
+static ss_status unpack_failed(const ss_arena *arena, const char *what, size_t len,
+                               const char *place, ss_error *reterr) {
     if (ss_arena_refused(arena))
-        return ss_fail(reterr, SS_STOP, "SS-REC-0002", "%s: this %s of %zu bytes needs more memory than its reader may use",
-                       place, what, len);
-    return ss_fail(reterr, SS_STOP, "SS-REC-0001", "%s: this %s of %zu bytes cannot be decoded; the spool is damaged here",
-                   place, what, len);
+        return ss_fail(reterr, SS_STOP, "SS-REC-0002",
+                       "%s: this %s of %zu bytes needs more memory than its reader may use", place,
+                       what, len);
+    return ss_fail(reterr, SS_STOP, "SS-REC-0001",
+                   "%s: this %s of %zu bytes cannot be decoded; the spool is damaged here", place,
+                   what, len);
 }
 
-static ss_status unknown_field(const ProtobufCMessage *message, const char *place, ss_error *reterr) {
-    return ss_fail(reterr, SS_STOP, "SS-REC-0003",
-                   "%s: its %s holds field %u, which this version does not know; use a newer sidespool", place,
-                   message->descriptor->short_name, message->unknown_fields[0].tag);
+static ss_status unknown_field(const ProtobufCMessage *message, const char *place,
+                               ss_error *reterr) {
+    return ss_fail(
+        reterr, SS_STOP, "SS-REC-0003",
+        "%s: its %s holds field %u, which this version does not know; use a newer sidespool", place,
+        message->descriptor->short_name, message->unknown_fields[0].tag);
 }
 
-static ss_status check_message(const ProtobufCMessage *message, const char *place, ss_error *reterr);
+static ss_status check_message(const ProtobufCMessage *message, const char *place,
+                               ss_error *reterr);
 
-static ss_status check_value(const ProtobufCFieldDescriptor *field, const void *at, const char *place, ss_error *reterr) {
+static ss_status check_value(const ProtobufCFieldDescriptor *field, const void *at,
+                             const char *place, ss_error *reterr) {
     if (field->type == PROTOBUF_C_TYPE_MESSAGE) {
         const ProtobufCMessage *nested = *(ProtobufCMessage *const *)at;
         return nested == NULL ? SS_OK : check_message(nested, place, reterr);
@@ -199,13 +214,15 @@ static ss_status check_value(const ProtobufCFieldDescriptor *field, const void *
     int value = *(const int *)at;
     if (protobuf_c_enum_descriptor_get_value(field->descriptor, value) == NULL)
         return ss_fail(reterr, SS_STOP, "SS-REC-0005",
-                       "%s: its field %s holds the value %d, which this version does not know; use a newer sidespool", place,
-                       field->name, value);
+                       "%s: its field %s holds the value %d, which this version does not know; use "
+                       "a newer sidespool",
+                       place, field->name, value);
     return SS_OK;
 }
 
 /* Any message, with all that it holds: no unknown field, no unknown enum value. */
-static ss_status check_message(const ProtobufCMessage *message, const char *place, ss_error *reterr) {
+static ss_status check_message(const ProtobufCMessage *message, const char *place,
+                               ss_error *reterr) {
     if (message->n_unknown_fields != 0)
         return unknown_field(message, place, reterr);
     const ProtobufCMessageDescriptor *descriptor = message->descriptor;
@@ -215,7 +232,8 @@ static ss_status check_message(const ProtobufCMessage *message, const char *plac
             continue;
         const char *at = (const char *)message + field->offset;
         const char *quantifier = (const char *)message + field->quantifier_offset;
-        if ((field->flags & PROTOBUF_C_FIELD_FLAG_ONEOF) != 0 && *(const uint32_t *)(const void *)quantifier != field->id)
+        if ((field->flags & PROTOBUF_C_FIELD_FLAG_ONEOF) != 0 &&
+            *(const uint32_t *)(const void *)quantifier != field->id)
             continue;
         size_t count = 1;
         size_t step = field->type == PROTOBUF_C_TYPE_MESSAGE ? sizeof(void *) : sizeof(int);
@@ -232,7 +250,8 @@ static ss_status check_message(const ProtobufCMessage *message, const char *plac
     return SS_OK;
 }
 
-static ss_status check_row(const Sidespool__Row *row, const char *side, const char *place, ss_error *reterr) {
+static ss_status check_row(const Sidespool__Row *row, const char *side, const char *place,
+                           ss_error *reterr) {
     if (row == NULL)
         return SS_OK;
     if (row->base.n_unknown_fields != 0)
@@ -241,35 +260,43 @@ static ss_status check_row(const Sidespool__Row *row, const char *side, const ch
     for (size_t i = 0; i < row->kinds.len; i++) {
         uint8_t kind = row->kinds.data[i];
         if (kind < SS_CELL_VALUE || kind > SS_CELL_PIECES)
-            return ss_fail(reterr, SS_STOP, "SS-REC-0006",
-                           "%s: cell %zu of its row %s is of kind %u, which this version does not know", place, i + 1, side,
-                           kind);
+            return ss_fail(
+                reterr, SS_STOP, "SS-REC-0006",
+                "%s: cell %zu of its row %s is of kind %u, which this version does not know", place,
+                i + 1, side, kind);
         values += kind == SS_CELL_VALUE;
     }
     if (values != row->n_values)
-        return ss_fail(reterr, SS_STOP, "SS-REC-0006",
-                       "%s: its row %s announces %zu values but holds %zu; the spool is damaged here", place, side, values,
-                       row->n_values);
+        return ss_fail(
+            reterr, SS_STOP, "SS-REC-0006",
+            "%s: its row %s announces %zu values but holds %zu; the spool is damaged here", place,
+            side, values, row->n_values);
     return SS_OK;
 }
 
-static ss_status check_change(const Sidespool__Change *change, const char *place, ss_error *reterr) {
+static ss_status check_change(const Sidespool__Change *change, const char *place,
+                              ss_error *reterr) {
     if (change->base.n_unknown_fields != 0)
         return unknown_field(&change->base, place, reterr);
     if (change->op < SIDESPOOL__OP__OP_INSERT || change->op > SIDESPOOL__OP__OP_DELETE)
         return ss_fail(reterr, SS_STOP, "SS-REC-0005",
-                       "%s: its operation is number %d, which this version does not know; use a newer sidespool", place,
-                       (int)change->op);
+                       "%s: its operation is number %d, which this version does not know; use a "
+                       "newer sidespool",
+                       place, (int)change->op);
     if (change->op == SIDESPOOL__OP__OP_INSERT && change->before != NULL)
-        return ss_fail(reterr, SS_STOP, "SS-REC-0007", "%s: this INSERT has a row from before it", place);
+        return ss_fail(reterr, SS_STOP, "SS-REC-0007", "%s: this INSERT has a row from before it",
+                       place);
     if (change->op == SIDESPOOL__OP__OP_DELETE && change->after != NULL)
-        return ss_fail(reterr, SS_STOP, "SS-REC-0007", "%s: this DELETE has a row from after it", place);
+        return ss_fail(reterr, SS_STOP, "SS-REC-0007", "%s: this DELETE has a row from after it",
+                       place);
     ss_status ret = check_row(change->before, "before", place, reterr);
     return ret != SS_OK ? ret : check_row(change->after, "after", place, reterr);
 }
 
-ss_status ss_record_get(ss_bytes bytes, ss_arena *arena, const char *place, Sidespool__Record **ret, ss_error *reterr) {
-    Sidespool__Record *record = sidespool__record__unpack(ss_arena_protobuf(arena), bytes.len, bytes.ptr);
+ss_status ss_record_get(ss_bytes bytes, ss_arena *arena, const char *place, Sidespool__Record **ret,
+                        ss_error *reterr) {
+    Sidespool__Record *record =
+        sidespool__record__unpack(ss_arena_protobuf(arena), bytes.len, bytes.ptr);
     ss_status status;
 
     if (record == NULL)
@@ -277,7 +304,8 @@ ss_status ss_record_get(ss_bytes bytes, ss_arena *arena, const char *place, Side
     if (record->base.n_unknown_fields != 0)
         return unknown_field(&record->base, place, reterr);
     if (record->body_case == SIDESPOOL__RECORD__BODY__NOT_SET)
-        return ss_fail(reterr, SS_STOP, "SS-REC-0004", "%s: this record is of no kind; the spool is damaged here", place);
+        return ss_fail(reterr, SS_STOP, "SS-REC-0004",
+                       "%s: this record is of no kind; the spool is damaged here", place);
     if (record->body_case == SIDESPOOL__RECORD__BODY_CHANGE)
         status = check_change(record->change, place, reterr);
     else
@@ -287,24 +315,27 @@ ss_status ss_record_get(ss_bytes bytes, ss_arena *arena, const char *place, Side
     return status;
 }
 
-static ss_status view_row(const Sidespool__Row *message, ss_arena *arena, ss_row *ret, ss_error *reterr) {
+static ss_status view_row(const Sidespool__Row *message, ss_arena *arena, ss_row *ret,
+                          ss_error *reterr) {
     *ret = (ss_row){0};
     if (message == NULL || message->kinds.len == 0)
         return SS_OK;
     if (message->kinds.len > UINT32_MAX)
-        return ss_fail(reterr, SS_STOP, "SS-REC-0006", "a row of %zu cells cannot be", message->kinds.len);
+        return ss_fail(reterr, SS_STOP, "SS-REC-0006", "a row of %zu cells cannot be",
+                       message->kinds.len);
     ss_bytes *cells = ss_arena_alloc(arena, message->kinds.len * sizeof *cells);
     if (cells == NULL)
         return ss_fail(reterr, SS_STOP, ss_arena_refused(arena) ? "SS-REC-0002" : "SS-REC-0009",
-                       "a row of %zu cells needs more memory than its reader may use", message->kinds.len);
+                       "a row of %zu cells needs more memory than its reader may use",
+                       message->kinds.len);
     size_t next = 0;
     for (size_t i = 0; i < message->kinds.len; i++) {
         cells[i] = SS_BYTES_NONE;
         if (message->kinds.data[i] != SS_CELL_VALUE)
             continue;
         if (next == message->n_values)
-            return ss_fail(reterr, SS_STOP, "SS-REC-0006", "a row announces more values than the %zu it holds",
-                           message->n_values);
+            return ss_fail(reterr, SS_STOP, "SS-REC-0006",
+                           "a row announces more values than the %zu it holds", message->n_values);
         cells[i] = ss_bytes_of(message->values[next].data, message->values[next].len);
         next++;
     }
@@ -312,7 +343,8 @@ static ss_status view_row(const Sidespool__Row *message, ss_arena *arena, ss_row
     return SS_OK;
 }
 
-ss_status ss_record_change(const Sidespool__Change *message, ss_arena *arena, ss_change *ret, ss_error *reterr) {
+ss_status ss_record_change(const Sidespool__Change *message, ss_arena *arena, ss_change *ret,
+                           ss_error *reterr) {
     ss_change change = {.schema_id = message->schema_id, .op = message->op};
     ss_status status = view_row(message->before, arena, &change.before, reterr);
 
@@ -323,7 +355,9 @@ ss_status ss_record_change(const Sidespool__Change *message, ss_arena *arena, ss
     return status;
 }
 
-/* ---- schemas --------------------------------------------------------------------------------------------------- */
+/* ---- schemas
+ * ---------------------------------------------------------------------------------------------------
+ */
 
 /* 0 means "no schema" everywhere, so no schema may have that id. */
 static uint64_t schema_hash(const uint8_t *ptr, size_t len) {
@@ -331,7 +365,8 @@ static uint64_t schema_hash(const uint8_t *ptr, size_t len) {
     return hash == 0 ? 1 : hash;
 }
 
-/* The id is the first field, so the rest is packed behind room for it, hashed, and the id put in front. */
+/* The id is the first field, so the rest is packed behind room for it, hashed, and the id put in
+ * front. */
 uint64_t ss_schema_seal(Sidespool__Schema *schema, ss_buf *out) {
     schema->id = 0;
     size_t len = sidespool__schema__get_packed_size(schema);
@@ -346,8 +381,10 @@ uint64_t ss_schema_seal(Sidespool__Schema *schema, ss_buf *out) {
     return schema->id;
 }
 
-ss_status ss_schema_get(ss_bytes bytes, ss_arena *arena, const char *place, Sidespool__Schema **ret, ss_error *reterr) {
-    Sidespool__Schema *schema = sidespool__schema__unpack(ss_arena_protobuf(arena), bytes.len, bytes.ptr);
+ss_status ss_schema_get(ss_bytes bytes, ss_arena *arena, const char *place, Sidespool__Schema **ret,
+                        ss_error *reterr) {
+    Sidespool__Schema *schema =
+        sidespool__schema__unpack(ss_arena_protobuf(arena), bytes.len, bytes.ptr);
 
     if (schema == NULL)
         return unpack_failed(arena, "schema", bytes.len, place, reterr);
@@ -358,13 +395,15 @@ ss_status ss_schema_get(ss_bytes bytes, ss_arena *arena, const char *place, Side
     if (bytes.len < SCHEMA_HEAD || bytes.ptr[0] != TAG(1, WIRE_FIXED64) ||
         schema_hash(bytes.ptr + SCHEMA_HEAD, bytes.len - SCHEMA_HEAD) != schema->id)
         return ss_fail(reterr, SS_STOP, "SS-REC-0008",
-                       "%s: the schema %016llx does not have the content of that id; the spool is damaged here", place,
-                       (unsigned long long)schema->id);
+                       "%s: the schema %016llx does not have the content of that id; the spool is "
+                       "damaged here",
+                       place, (unsigned long long)schema->id);
     *ret = schema;
     return SS_OK;
 }
 
-/* ---- cells of CopyRows ----------------------------------------------------------------------------------------- */
+/* ---- cells of CopyRows
+ * ----------------------------------------------------------------------------------------- */
 
 void ss_cells_put_null(ss_buf *out) {
     ss_buf_put_byte(out, 0);

@@ -1,5 +1,6 @@
-/* One record as one line of JSON, for `sidespool spool dump`. For people and their tools, never read back by us.
- * Whatever is a number of 64 bits without a sign, and not a count, stands as hexadecimal text, because JSON's readers round it. */
+/* One record as one line of JSON, for `sidespool spool dump`. For people and their tools, never
+ * read back by us. Whatever is a number of 64 bits without a sign, and not a count, stands as
+ * hexadecimal text, because JSON's readers round it. */
 #include "sidespool/record.h"
 
 #include <jansson.h>
@@ -54,7 +55,8 @@ static void set(json_t *object, const char *key, json_t *value) {
 static void set_cell(json_t *object, const Sidespool__Schema *schema, size_t i, json_t *value) {
     char number[24];
 
-    if (schema != NULL && i < schema->n_columns && is_utf8(ss_bytes_str(schema->columns[i]->name))) {
+    if (schema != NULL && i < schema->n_columns &&
+        is_utf8(ss_bytes_str(schema->columns[i]->name))) {
         set(object, schema->columns[i]->name, value);
         return;
     }
@@ -103,7 +105,8 @@ static void set_schema(json_t *object, uint64_t id, const Sidespool__Schema *sch
     }
 }
 
-static void change_json(json_t *object, const Sidespool__Change *change, const Sidespool__Schema *schema) {
+static void change_json(json_t *object, const Sidespool__Change *change,
+                        const Sidespool__Schema *schema) {
     const char *op = change->op == SIDESPOOL__OP__OP_INSERT   ? "insert"
                      : change->op == SIDESPOOL__OP__OP_UPDATE ? "update"
                      : change->op == SIDESPOOL__OP__OP_DELETE ? "delete"
@@ -149,9 +152,10 @@ static void copy_begin_json(json_t *object, const Sidespool__CopyBegin *begin) {
     set(object, "tables", tables);
 }
 
-/* Rows do not say how many cells they have: with whole rows it is cells / count. A row that goes on in the next record
- * leaves a remainder; then the cells stand in one flat list. */
-static void copy_rows_json(json_t *object, const Sidespool__CopyRows *rows, const Sidespool__Schema *schema) {
+/* Rows do not say how many cells they have: with whole rows it is cells / count. A row that goes on
+ * in the next record leaves a remainder; then the cells stand in one flat list. */
+static void copy_rows_json(json_t *object, const Sidespool__CopyRows *rows,
+                           const Sidespool__Schema *schema) {
     ss_bytes in = ss_bytes_of(rows->cells.data, rows->cells.len);
     json_t *cells = json_array();
     ss_bytes value;
@@ -215,7 +219,8 @@ static void copy_table_json(json_t *object, const Sidespool__CopyTable *table) {
     set(object, "bytes", count_json(table->bytes));
 }
 
-static void body_json(json_t *object, const Sidespool__Record *record, const Sidespool__Schema *schema) {
+static void body_json(json_t *object, const Sidespool__Record *record,
+                      const Sidespool__Schema *schema) {
     switch (record->body_case) {
     case SIDESPOOL__RECORD__BODY_BEGIN:
         set(object, "kind", json_string("begin"));
@@ -238,7 +243,8 @@ static void body_json(json_t *object, const Sidespool__Record *record, const Sid
         set(object, "before", json_boolean(record->piece->before));
         set(object, "column", count_json(record->piece->column));
         set(object, "last", json_boolean(record->piece->last));
-        set(object, "data", bytes_json(ss_bytes_of(record->piece->data.data, record->piece->data.len)));
+        set(object, "data",
+            bytes_json(ss_bytes_of(record->piece->data.data, record->piece->data.len)));
         break;
     case SIDESPOOL__RECORD__BODY_IDLE:
         set(object, "kind", json_string("idle"));
@@ -283,7 +289,8 @@ static int to_buf(const char *text, size_t len, void *out) {
     return ((ss_buf *)out)->bad ? -1 : 0;
 }
 
-void ss_record_json(const Sidespool__Record *record, uint64_t sequence, const Sidespool__Schema *schema, ss_buf *out) {
+void ss_record_json(const Sidespool__Record *record, uint64_t sequence,
+                    const Sidespool__Schema *schema, ss_buf *out) {
     json_t *object = json_object();
 
     set(object, "sequence", count_json(sequence));

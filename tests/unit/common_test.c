@@ -20,7 +20,9 @@
 #include <unistd.h>
 #include <cmocka.h>
 
-/* ---- errors ---------------------------------------------------------------------------------------------------- */
+/* ---- errors
+ * ----------------------------------------------------------------------------------------------------
+ */
 
 static void catalogue_is_whole(void **state) {
     size_t count = 0;
@@ -55,14 +57,17 @@ static void error_fills_and_returns(void **state) {
     assert_string_equal(err.code, "SS-SYS-0001");
     assert_string_equal(err.where, "error_fills_and_returns");
     assert_int_equal(err.sys_errno, 0);
-    assert_int_equal(ss_fail_sys(&err, SS_STOP, "SS-SYS-0002", ENOSPC, "file %s cannot be written", "y"), SS_STOP);
+    assert_int_equal(
+        ss_fail_sys(&err, SS_STOP, "SS-SYS-0002", ENOSPC, "file %s cannot be written", "y"),
+        SS_STOP);
     assert_string_equal(err.text, "file y cannot be written: No space left on device");
     assert_int_equal(err.sys_errno, ENOSPC);
     /* The old text as an argument of the new one. */
     assert_int_equal(ss_fail(&err, SS_STOP, err.code, "again: %s", err.text), SS_STOP);
     assert_string_equal(err.text, "again: file y cannot be written: No space left on device");
     ss_error_prefix(&err, "route %d", 7);
-    assert_string_equal(err.text, "route 7: again: file y cannot be written: No space left on device");
+    assert_string_equal(err.text,
+                        "route 7: again: file y cannot be written: No space left on device");
     ss_error_prefix(NULL, "nobody");
 }
 
@@ -88,7 +93,8 @@ static void error_is_cut_between_characters(void **state) {
     }
 }
 
-/* ---- buffers and arenas ---------------------------------------------------------------------------------------- */
+/* ---- buffers and arenas
+ * ---------------------------------------------------------------------------------------- */
 
 static void buffer_grows(void **state) {
     ss_buf buf;
@@ -181,7 +187,9 @@ static void arena_keeps_its_limit(void **state) {
     ss_arena_free(arena);
 }
 
-/* ---- log ------------------------------------------------------------------------------------------------------- */
+/* ---- log
+ * -------------------------------------------------------------------------------------------------------
+ */
 
 /* What `write_it` puts on stderr. */
 static char *logged(void (*write_it)(void)) {
@@ -202,10 +210,12 @@ static char *logged(void (*write_it)(void)) {
 }
 
 static void log_hostile(void) {
-    SS_LOG(SS_INFO, "tried", SS_S("plain", "0/16B3748"), SS_S("empty", ""), SS_S("none", NULL), SS_S("space", "a b"),
-           SS_S("quote", "a\"b\\c"), SS_S("line", "x\nlevel=error event=forged\r\t"), SS_S("utf8", "größe €"),
-           SS_S("control", "\x01\x1b[31m\x7f"), SS_S("broken", "a\xff\xc3(\xe2\x82"), SS_S("c1", "\xc2\x9b"),
-           SS_S("equals", "a=b"), SS_I("minus", -5), SS_U("most", UINT64_MAX), SS_F("rate", 1.5));
+    SS_LOG(SS_INFO, "tried", SS_S("plain", "0/16B3748"), SS_S("empty", ""), SS_S("none", NULL),
+           SS_S("space", "a b"), SS_S("quote", "a\"b\\c"),
+           SS_S("line", "x\nlevel=error event=forged\r\t"), SS_S("utf8", "größe €"),
+           SS_S("control", "\x01\x1b[31m\x7f"), SS_S("broken", "a\xff\xc3(\xe2\x82"),
+           SS_S("c1", "\xc2\x9b"), SS_S("equals", "a=b"), SS_I("minus", -5),
+           SS_U("most", UINT64_MAX), SS_F("rate", 1.5));
 }
 
 static void log_escapes(void **state) {
@@ -216,11 +226,13 @@ static void log_escapes(void **state) {
 
     assert_int_equal(sscanf(text, "time=%*4d-%*2d-%*2dT%*2d:%*2d:%*2d.%3dZ%n", &millis, &used), 1);
     assert_int_equal(used, 29);
-    assert_string_equal(text + used,
-                        " level=info event=tried plain=0/16B3748 empty=\"\" none=\"\" space=\"a b\" quote=\"a\\\"b\\\\c\""
-                        " line=\"x\\nlevel=error event=forged\\r\\t\" utf8=\"größe €\""
-                        " control=\"\\x01\\x1b[31m\\x7f\" broken=\"a\\xff\\xc3(\\xe2\\x82\" c1=\"\\xc2\\x9b\""
-                        " equals=\"a=b\" minus=-5 most=18446744073709551615 rate=1.500\n");
+    assert_string_equal(
+        text + used,
+        " level=info event=tried plain=0/16B3748 empty=\"\" none=\"\" space=\"a b\" "
+        "quote=\"a\\\"b\\\\c\""
+        " line=\"x\\nlevel=error event=forged\\r\\t\" utf8=\"größe €\""
+        " control=\"\\x01\\x1b[31m\\x7f\" broken=\"a\\xff\\xc3(\\xe2\\x82\" c1=\"\\xc2\\x9b\""
+        " equals=\"a=b\" minus=-5 most=18446744073709551615 rate=1.500\n");
 }
 
 static char *long_value;
@@ -262,12 +274,15 @@ static void log_knows_levels_and_errors(void **state) {
     (void)state;
     char *text = logged(log_levels);
     assert_null(strstr(text, "hidden"));
-    assert_non_null(strstr(text, "level=error event=broken code=SS-SYS-0001 error=\"it broke: Input/output error\" errno=5 "
-                                 "where=log_levels\n"));
+    assert_non_null(strstr(
+        text,
+        "level=error event=broken code=SS-SYS-0001 error=\"it broke: Input/output error\" errno=5 "
+        "where=log_levels\n"));
     assert_non_null(strstr(text, "level=debug event=shown source=\"my orders\" n=3\n"));
 }
 
-/* ---- backoff, patterns, daemon --------------------------------------------------------------------------------- */
+/* ---- backoff, patterns, daemon
+ * --------------------------------------------------------------------------------- */
 
 static void backoff_stays_in_bounds(void **state) {
     ss_backoff a, b;
@@ -301,14 +316,22 @@ static void patterns_match(void **state) {
     static const struct {
         const char *pattern, *name;
         bool want;
-    } cases[] = {{"public.*", "public.users", true},   {"public.*", "public.", true},
-                 {"public.*", "publik.users", false},  {"*", "", true},
-                 {"*", "a.b", true},                   {"*.users", "x.users", true},
-                 {"*.users", "x.users2", false},       {"a*b*c", "aXbYbZc", true},
-                 {"a*b*c", "aXbYbZ", false},           {"public.users", "public.users", true},
-                 {"public.users", "public.Users", false}, {"public.?", "public.x", false},
-                 {"", "", true},                       {"", "a", false},
-                 {"**a**", "bab", true},               {"[a]", "a", false},
+    } cases[] = {{"public.*", "public.users", true},
+                 {"public.*", "public.", true},
+                 {"public.*", "publik.users", false},
+                 {"*", "", true},
+                 {"*", "a.b", true},
+                 {"*.users", "x.users", true},
+                 {"*.users", "x.users2", false},
+                 {"a*b*c", "aXbYbZc", true},
+                 {"a*b*c", "aXbYbZ", false},
+                 {"public.users", "public.users", true},
+                 {"public.users", "public.Users", false},
+                 {"public.?", "public.x", false},
+                 {"", "", true},
+                 {"", "a", false},
+                 {"**a**", "bab", true},
+                 {"[a]", "a", false},
                  {"*a*a*a*a*a*a*a*a*b", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", false}};
 
     (void)state;
@@ -337,14 +360,16 @@ static int daemon_child(void) {
         return 1;
     if (getrlimit(RLIMIT_CORE, &limit) != 0 || limit.rlim_cur != 0 || umask(0) != 0007)
         return 2;
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur != limit.rlim_max || raise(SIGPIPE) != 0)
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur != limit.rlim_max ||
+        raise(SIGPIPE) != 0)
         return 3;
     stopped s = {event_base_new(), 0};
     if (s.base == NULL || ss_daemon_new(s.base, on_stop, NULL, &s, &daemon, &err) != SS_OK)
         return 4;
     ss_daemon_ready(daemon);
     ss_daemon_status(daemon, "line\n%s", "break");
-    if (raise(SIGHUP) != 0 || raise(SIGTERM) != 0 || event_base_dispatch(s.base) < 0 || s.stops != 1)
+    if (raise(SIGHUP) != 0 || raise(SIGTERM) != 0 || event_base_dispatch(s.base) < 0 ||
+        s.stops != 1)
         return 5;
     ss_daemon_stopping(daemon);
     ss_daemon_free(daemon);

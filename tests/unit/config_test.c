@@ -1,5 +1,6 @@
 /* needs: common */
-/* The configuration reader: what it takes, and the exact sentence for each thing that it does not. */
+/* The configuration reader: what it takes, and the exact sentence for each thing that it does not.
+ */
 #include "sidespool/option.h"
 
 #include <setjmp.h>
@@ -34,33 +35,79 @@ typedef struct {
     ss_place retain_place;
 } conf;
 
-static const ss_option pg_options[] = {
-    {.key = "dsn", .type = SS_OPT_STRING, .offset = offsetof(pg, dsn), .required = true, .help = "how to connect"},
-    {.key = "publication", .type = SS_OPT_STRING, .offset = offsetof(pg, publication), .deflt = "sidespool"},
-    {.key = "port", .type = SS_OPT_INT, .offset = offsetof(pg, port), .min = 1, .max = 65535, .deflt = "5432"},
-    {0}};
+static const ss_option pg_options[] = {{.key = "dsn",
+                                        .type = SS_OPT_STRING,
+                                        .offset = offsetof(pg, dsn),
+                                        .required = true,
+                                        .help = "how to connect"},
+                                       {.key = "publication",
+                                        .type = SS_OPT_STRING,
+                                        .offset = offsetof(pg, publication),
+                                        .deflt = "sidespool"},
+                                       {.key = "port",
+                                        .type = SS_OPT_INT,
+                                        .offset = offsetof(pg, port),
+                                        .min = 1,
+                                        .max = 65535,
+                                        .deflt = "5432"},
+                                       {0}};
 static const ss_option target_options[] = {
-    {.key = "postgres", .type = SS_OPT_BLOCK, .offset = offsetof(route, target.postgres) - offsetof(route, target),
-     .children = pg_options, .present_offset = offsetof(route, target.postgres.present) - offsetof(route, target)},
+    {.key = "postgres",
+     .type = SS_OPT_BLOCK,
+     .offset = offsetof(route, target.postgres) - offsetof(route, target),
+     .children = pg_options,
+     .present_offset = offsetof(route, target.postgres.present) - offsetof(route, target)},
     {0}};
 static const ss_option route_options[] = {
     {.key = "source", .type = SS_OPT_STRING, .offset = offsetof(route, source), .required = true},
     {.key = "name", .type = SS_OPT_STRING, .offset = offsetof(route, name), .help = "unique name"},
-    {.key = "target", .type = SS_OPT_BLOCK, .offset = offsetof(route, target), .required = true, .children = target_options},
-    {.key = "deletes", .type = SS_OPT_ENUM, .offset = offsetof(route, deletes), .choices = "apply|!ignore", .deflt = "apply"},
+    {.key = "target",
+     .type = SS_OPT_BLOCK,
+     .offset = offsetof(route, target),
+     .required = true,
+     .children = target_options},
+    {.key = "deletes",
+     .type = SS_OPT_ENUM,
+     .offset = offsetof(route, deletes),
+     .choices = "apply|!ignore",
+     .deflt = "apply"},
     {0}};
 static const ss_option options[] = {
-    {.key = "source", .type = SS_OPT_STRING, .offset = offsetof(conf, source), .required = true, .help = "unique name"},
-    {.key = "postgres", .type = SS_OPT_BLOCK, .offset = offsetof(conf, postgres), .children = pg_options,
+    {.key = "source",
+     .type = SS_OPT_STRING,
+     .offset = offsetof(conf, source),
+     .required = true,
+     .help = "unique name"},
+    {.key = "postgres",
+     .type = SS_OPT_BLOCK,
+     .offset = offsetof(conf, postgres),
+     .children = pg_options,
      .present_offset = offsetof(conf, postgres.present)},
-    {.key = "include", .type = SS_OPT_STRINGS, .offset = offsetof(conf, include), .deflt = "[\"public.*\", b]"},
-    {.key = "max_size", .type = SS_OPT_SIZE, .offset = offsetof(conf, max_size), .deflt = "64GiB", .min = 1024},
-    {.key = "retain", .type = SS_OPT_DURATION, .offset = offsetof(conf, retain), .deflt = "24h",
+    {.key = "include",
+     .type = SS_OPT_STRINGS,
+     .offset = offsetof(conf, include),
+     .deflt = "[\"public.*\", b]"},
+    {.key = "max_size",
+     .type = SS_OPT_SIZE,
+     .offset = offsetof(conf, max_size),
+     .deflt = "64GiB",
+     .min = 1024},
+    {.key = "retain",
+     .type = SS_OPT_DURATION,
+     .offset = offsetof(conf, retain),
+     .deflt = "24h",
      .place_offset = offsetof(conf, retain_place)},
     {.key = "adopt", .type = SS_OPT_BOOL, .offset = offsetof(conf, adopt)},
-    {.key = "on_gap", .type = SS_OPT_ENUM, .offset = offsetof(conf, on_gap), .choices = "halt|resync", .deflt = "halt",
+    {.key = "on_gap",
+     .type = SS_OPT_ENUM,
+     .offset = offsetof(conf, on_gap),
+     .choices = "halt|resync",
+     .deflt = "halt",
      .help = "what a gap is answered by"},
-    {.key = "routes", .type = SS_OPT_LIST, .offset = offsetof(conf, routes), .children = route_options,
+    {.key = "routes",
+     .type = SS_OPT_LIST,
+     .offset = offsetof(conf, routes),
+     .children = route_options,
      .child_size = sizeof(route)},
     {.key = "mask", .type = SS_OPT_UNSUPPORTED},
     {0}};
@@ -116,9 +163,12 @@ static void takes_everything(void **state) {
         "postgres:\n  dsn: \"host=/run dbname=o\"\n  port: 6000\n"
         "include:\n  - public.*\n  - \"crm.*\"\n"
         "max_size: 3MiB\nretain: 90m\nadopt: true\non_gap: resync\n"
-        "routes:\n  - source: a\n    target:\n      postgres:\n        dsn: x\n  - {source: b, name: bb, target: {}}\n",
-        "{source: orders, postgres: {dsn: 'host=/run dbname=o', port: 6000}, include: [public.*, \"crm.*\"], max_size: 3MiB,\n"
-        "retain: 90m, adopt: true, on_gap: resync, routes: [{source: a, target: {postgres: {dsn: x}}},\n"
+        "routes:\n  - source: a\n    target:\n      postgres:\n        dsn: x\n  - {source: b, "
+        "name: bb, target: {}}\n",
+        "{source: orders, postgres: {dsn: 'host=/run dbname=o', port: 6000}, include: [public.*, "
+        "\"crm.*\"], max_size: 3MiB,\n"
+        "retain: 90m, adopt: true, on_gap: resync, routes: [{source: a, target: {postgres: {dsn: "
+        "x}}},\n"
         "{source: b, name: bb, target: {}}]}\n"};
 
     (void)state;
@@ -182,11 +232,16 @@ static void takes_sizes_and_durations(void **state) {
     static const struct {
         const char *text;
         uint64_t size;
-    } sizes[] = {{"1024", 1024}, {"2048B", 2048}, {"100KiB", 102400}, {"1TiB", 1ull << 40}, {"8388607TiB", 8388607ull << 40}};
+    } sizes[] = {{"1024", 1024},
+                 {"2048B", 2048},
+                 {"100KiB", 102400},
+                 {"1TiB", 1ull << 40},
+                 {"8388607TiB", 8388607ull << 40}};
     static const struct {
         const char *text;
         uint64_t ms;
-    } durations[] = {{"0", 0}, {"200ms", 200}, {"30s", 30000}, {"5m", 300000}, {"24h", 86400000}, {"2d", 172800000}};
+    } durations[] = {{"0", 0},       {"200ms", 200},    {"30s", 30000},
+                     {"5m", 300000}, {"24h", 86400000}, {"2d", 172800000}};
     char text[128];
     conf c;
 
@@ -203,8 +258,10 @@ static void takes_sizes_and_durations(void **state) {
     }
 }
 
-#define SIZE_FORM "wants a size such as 64GiB, 256MiB, 100KiB or 512B (whole numbers, these units), not "
-#define TIME_FORM "wants a duration such as 24h, 5m, 30s, 200ms or 2d (a whole number and its unit), not "
+#define SIZE_FORM                                                                                  \
+    "wants a size such as 64GiB, 256MiB, 100KiB or 512B (whole numbers, these units), not "
+#define TIME_FORM                                                                                  \
+    "wants a duration such as 24h, 5m, 30s, 200ms or 2d (a whole number and its unit), not "
 
 static const struct {
     const char *text, *code, *want;
@@ -216,16 +273,21 @@ static const struct {
      "3:3: the block `routes[0]` lacks its required key `target`"},
     {"source: a\nroutes:\n- {taget: {}}\n", "SS-CFG-0009",
      "3:4: the key `routes[0].taget` is not known; did you mean `target`?"},
-    {"source: a\nMAX_SIZE: 1\n", "SS-CFG-0009", "2:1: the key `MAX_SIZE` is not known; did you mean `max_size`?"},
-    {"source: a\npostgres: {dns: x}\n", "SS-CFG-0009", "2:12: the key `postgres.dns` is not known; did you mean `dsn`?"},
+    {"source: a\nMAX_SIZE: 1\n", "SS-CFG-0009",
+     "2:1: the key `MAX_SIZE` is not known; did you mean `max_size`?"},
+    {"source: a\npostgres: {dns: x}\n", "SS-CFG-0009",
+     "2:12: the key `postgres.dns` is not known; did you mean `dsn`?"},
     {"source: a\npostgres: {quorum: x}\n", "SS-CFG-0009",
      "2:12: the key `postgres.quorum` is not known; known here are `dsn`, `publication`, `port`"},
     {"source: a\n<<: {}\n", "SS-CFG-0009",
-     "2:1: the key `<<` is not known; known here are `source`, `postgres`, `include`, `max_size`, `retain`, `adopt`, `on_gap`, "
+     "2:1: the key `<<` is not known; known here are `source`, `postgres`, `include`, `max_size`, "
+     "`retain`, `adopt`, `on_gap`, "
      "`routes`"},
-    {"source: a\nmask: {key_file: k}\n", "SS-CFG-0010", "2:1: `mask` is not supported yet by this version; remove the key"},
+    {"source: a\nmask: {key_file: k}\n", "SS-CFG-0010",
+     "2:1: `mask` is not supported yet by this version; remove the key"},
     {"source: a\nroutes: [{source: b, target: {}, deletes: ignore}]\n", "SS-CFG-0010",
-     "2:43: `routes[0].deletes` is `ignore`, which is not supported yet by this version; choose another value"},
+     "2:43: `routes[0].deletes` is `ignore`, which is not supported yet by this version; choose "
+     "another value"},
     {"source: a\nadopt: true\nsource: b\n", "SS-CFG-0008",
      "3:1: the key `source` stands twice, first at line 1 column 1; remove one"},
     {"source: a\npostgres: {dsn: x, dsn: y}\n", "SS-CFG-0008",
@@ -236,21 +298,29 @@ static const struct {
     {"source:\n", "SS-CFG-0011", "1:8: `source` has no value; give it one or remove the key"},
     {"source: ~\n", "SS-CFG-0011", "1:9: `source` has no value; give it one or remove the key"},
     {"source: ''\n", "SS-CFG-0012", "1:9: `source` is empty; give it a value"},
-    {"source: \"a\\0b\"\n", "SS-CFG-0012", "1:9: `source` holds a NUL byte, which no value here can have"},
+    {"source: \"a\\0b\"\n", "SS-CFG-0012",
+     "1:9: `source` holds a NUL byte, which no value here can have"},
     {"source: [a]\n", "SS-CFG-0011", "1:9: `source` wants a single value, but here stands a list"},
-    {"source: {a: b}\n", "SS-CFG-0011", "1:9: `source` wants a single value, but here stands a block of keys"},
+    {"source: {a: b}\n", "SS-CFG-0011",
+     "1:9: `source` wants a single value, but here stands a block of keys"},
     {"source: a\ninclude: public.*\n", "SS-CFG-0011",
      "2:10: `include` wants a list, such as [a, b], but here stands a single value"},
-    {"source: a\ninclude:\n", "SS-CFG-0011", "2:9: `include` wants a list, such as [a, b], but here stands nothing"},
-    {"source: a\ninclude: [a, [b]]\n", "SS-CFG-0011", "2:14: `include[1]` wants a single value, but here stands a list"},
+    {"source: a\ninclude:\n", "SS-CFG-0011",
+     "2:9: `include` wants a list, such as [a, b], but here stands nothing"},
+    {"source: a\ninclude: [a, [b]]\n", "SS-CFG-0011",
+     "2:14: `include[1]` wants a single value, but here stands a list"},
     {"source: a\ninclude: [a, ]\npostgres: x\n", "SS-CFG-0011",
      "3:11: `postgres` wants a block of keys, but here stands a single value"},
     {"source: a\nroutes: {source: b}\n", "SS-CFG-0011",
-     "2:9: `routes` wants a list of blocks (each begins with `- `), but here stands a block of keys"},
-    {"source: a\nroutes: [b]\n", "SS-CFG-0011", "2:10: `routes[0]` wants a block of keys, but here stands a single value"},
-    {"source: a\n[b]: c\n", "SS-CFG-0011", "2:1: a key must be a single word, but here stands a list"},
+     "2:9: `routes` wants a list of blocks (each begins with `- `), but here stands a block of "
+     "keys"},
+    {"source: a\nroutes: [b]\n", "SS-CFG-0011",
+     "2:10: `routes[0]` wants a block of keys, but here stands a single value"},
+    {"source: a\n[b]: c\n", "SS-CFG-0011",
+     "2:1: a key must be a single word, but here stands a list"},
     {"source: a\nadopt: yes\n", "SS-CFG-0012", "2:8: `adopt` wants true or false, not `yes`"},
-    {"source: a\non_gap: skip\n", "SS-CFG-0012", "2:9: `on_gap` wants one of `halt`, `resync`, not `skip`"},
+    {"source: a\non_gap: skip\n", "SS-CFG-0012",
+     "2:9: `on_gap` wants one of `halt`, `resync`, not `skip`"},
     {"source: a\nroutes: [{source: b, target: {}, deletes: keep}]\n", "SS-CFG-0012",
      "2:43: `routes[0].deletes` wants one of `apply`, not `keep`"},
     {"source: a\npostgres: {dsn: x, port: 70000}\n", "SS-CFG-0013",
@@ -259,7 +329,8 @@ static const struct {
      "2:26: `postgres.port` is -1, but must lie between 1 and 65535"},
     {"source: a\npostgres: {dsn: x, port: 99999999999999999999}\n", "SS-CFG-0013",
      "2:26: `postgres.port` is 99999999999999999999, but must lie between 1 and 65535"},
-    {"source: a\npostgres: {dsn: x, port: 0x10}\n", "SS-CFG-0012", "2:26: `postgres.port` wants a whole number, not `0x10`"},
+    {"source: a\npostgres: {dsn: x, port: 0x10}\n", "SS-CFG-0012",
+     "2:26: `postgres.port` wants a whole number, not `0x10`"},
     {"source: a\npostgres: {dsn: x, port: 5432.0}\n", "SS-CFG-0012",
      "2:26: `postgres.port` wants a whole number, not `5432.0`"},
     {"source: a\nmax_size: 64GB\n", "SS-CFG-0012", "2:11: `max_size` " SIZE_FORM "`64GB`"},
@@ -268,34 +339,50 @@ static const struct {
     {"source: a\nmax_size: 16777216TiB\n", "SS-CFG-0013",
      "2:11: `max_size` is `16777216TiB`, which is more than can be counted; choose a smaller size"},
     {"source: a\nmax_size: 18446744073709551616\n", "SS-CFG-0013",
-     "2:11: `max_size` is `18446744073709551616`, which is more than can be counted; choose a smaller size"},
-    {"source: a\nmax_size: 12B\n", "SS-CFG-0013", "2:11: `max_size` is `12B`, but must be at least 1024 bytes"},
+     "2:11: `max_size` is `18446744073709551616`, which is more than can be counted; choose a "
+     "smaller size"},
+    {"source: a\nmax_size: 12B\n", "SS-CFG-0013",
+     "2:11: `max_size` is `12B`, but must be at least 1024 bytes"},
     {"source: a\nretain: 24\n", "SS-CFG-0012", "2:9: `retain` " TIME_FORM "`24`"},
     {"source: a\nretain: 1h30m\n", "SS-CFG-0012", "2:9: `retain` " TIME_FORM "`1h30m`"},
     {"source: a\nretain: 999999999999999d\n", "SS-CFG-0013",
-     "2:9: `retain` is `999999999999999d`, which is more than can be counted; choose a smaller duration"},
+     "2:9: `retain` is `999999999999999d`, which is more than can be counted; choose a smaller "
+     "duration"},
     {"source: &x a\n", "SS-CFG-0007",
-     "1:9: anchors and aliases (`&x`) are not taken here; write the value out, or put a text that begins with & or * in quotes"},
+     "1:9: anchors and aliases (`&x`) are not taken here; write the value out, or put a text that "
+     "begins with & or * in quotes"},
     {"source: a\ninclude: [*x]\n", "SS-CFG-0007",
-     "2:11: anchors and aliases (`*x`) are not taken here; write the value out, or put a text that begins with & or * in quotes"},
-    {"source: !!str a\n", "SS-CFG-0007", "1:9: YAML tags (`tag:yaml.org,2002:str`) are not taken here; remove the tag"},
-    {"source: a\n---\nsource: b\n", "SS-CFG-0007", "2:1: a second document begins here; keep one document in a file"},
+     "2:11: anchors and aliases (`*x`) are not taken here; write the value out, or put a text that "
+     "begins with & or * in quotes"},
+    {"source: !!str a\n", "SS-CFG-0007",
+     "1:9: YAML tags (`tag:yaml.org,2002:str`) are not taken here; remove the tag"},
+    {"source: a\n---\nsource: b\n", "SS-CFG-0007",
+     "2:1: a second document begins here; keep one document in a file"},
     {"source: a\npostgres: {dsn: x\n", "SS-CFG-0006",
-     "3:1: this is not well-formed YAML: did not find expected ',' or '}' (while parsing a flow mapping that begins at line 2)"},
+     "3:1: this is not well-formed YAML: did not find expected ',' or '}' (while parsing a flow "
+     "mapping that begins at line 2)"},
     {"source: a\n\tadopt: true\n", "SS-CFG-0006",
-     "2:1: this is not well-formed YAML: found a tab character that violates indentation (while scanning a plain scalar that "
+     "2:1: this is not well-formed YAML: found a tab character that violates indentation (while "
+     "scanning a plain scalar that "
      "begins at line 1)"},
     {"source: \"a\n", "SS-CFG-0006",
-     "2:1: this is not well-formed YAML: found unexpected end of stream (while scanning a quoted scalar that begins at line 1)"},
+     "2:1: this is not well-formed YAML: found unexpected end of stream (while scanning a quoted "
+     "scalar that begins at line 1)"},
     {"source: a\nadopt: \x01\n", "SS-CFG-0006",
-     "2:8: the character with code 1 is not allowed in YAML; remove it or write it as an escape in double quotes"},
-    {"- a\n", "SS-CFG-0011", "1:1: the file wants `key: value` lines at its top, but here stands a list"},
-    {"orders\n", "SS-CFG-0011", "1:1: the file wants `key: value` lines at its top, but here stands a single value"},
+     "2:8: the character with code 1 is not allowed in YAML; remove it or write it as an escape in "
+     "double quotes"},
+    {"- a\n", "SS-CFG-0011",
+     "1:1: the file wants `key: value` lines at its top, but here stands a list"},
+    {"orders\n", "SS-CFG-0011",
+     "1:1: the file wants `key: value` lines at its top, but here stands a single value"},
     {"source: gr\xc3\xb6\xc3\x9f\x65\nadopt: \xff\n", "SS-CFG-0005",
      "2:8: the byte 0xff here is not UTF-8; save the file as UTF-8"},
-    {"source: gr\xc3\xb6 \xed\xa0\x80\n", "SS-CFG-0005", "1:13: the byte 0xed here is not UTF-8; save the file as UTF-8"},
-    {"# nothing\n\n", "SS-CFG-0003", "@ holds no keys, only space or comments; write at least the required ones"},
-    {"---\n", "SS-CFG-0003", "@ holds no keys, only space or comments; write at least the required ones"},
+    {"source: gr\xc3\xb6 \xed\xa0\x80\n", "SS-CFG-0005",
+     "1:13: the byte 0xed here is not UTF-8; save the file as UTF-8"},
+    {"# nothing\n\n", "SS-CFG-0003",
+     "@ holds no keys, only space or comments; write at least the required ones"},
+    {"---\n", "SS-CFG-0003",
+     "@ holds no keys, only space or comments; write at least the required ones"},
     {"", "SS-CFG-0003", "the configuration file @ is empty; write at least the required keys"},
 };
 
@@ -326,7 +413,8 @@ static void refuses_what_is_no_file(void **state) {
     char fifo[64];
 
     (void)state;
-    loads_failing("/nonexistent/x.yaml", "SS-CFG-0001", "there is no configuration file /nonexistent/x.yaml");
+    loads_failing("/nonexistent/x.yaml", "SS-CFG-0001",
+                  "there is no configuration file /nonexistent/x.yaml");
     loads_failing("/tmp", "SS-CFG-0002", "/tmp is a directory; name the configuration file in it");
     loads_failing("/dev/null", "SS-CFG-0002", "/dev/null is not a regular file");
     snprintf(fifo, sizeof fifo, "%s.fifo", path);
@@ -360,7 +448,8 @@ static void deep_nesting_ends(void **state) {
     memcpy(text, "include: ", 9);
     memset(text + 9, '[', sizeof text - 10);
     text[sizeof text - 1] = '\0';
-    refuses(text, strlen(text), "SS-CFG-0011", "1:11: `include[0]` wants a single value, but here stands a list");
+    refuses(text, strlen(text), "SS-CFG-0011",
+            "1:11: `include[0]` wants a single value, but here stands a list");
     assert_int_equal(mismatches, 0);
 }
 
@@ -374,8 +463,10 @@ static void prints_its_reference(void **state) {
     assert_non_null(strstr(text, "## Agent\n\n| Key | Value | Default | Meaning |\n"));
     assert_non_null(strstr(text, "| `source` | text | required | unique name |\n"));
     assert_non_null(strstr(text, "| `postgres.port` | number 1 to 65535 | `5432` |  |\n"));
-    assert_non_null(strstr(text, "| `on_gap` | halt, resync | `halt` | what a gap is answered by |\n"));
-    assert_non_null(strstr(text, "| `routes[].target.postgres.dsn` | text | required | how to connect |\n"));
+    assert_non_null(
+        strstr(text, "| `on_gap` | halt, resync | `halt` | what a gap is answered by |\n"));
+    assert_non_null(
+        strstr(text, "| `routes[].target.postgres.dsn` | text | required | how to connect |\n"));
     assert_non_null(strstr(text, "| `routes[].deletes` | apply | `apply` |  |\n"));
     assert_non_null(strstr(text, "this version does not carry them out yet: `mask`.\n"));
     ss_buf_clear(&out);

@@ -1,5 +1,6 @@
 /* needs: proto common */
-/* Records: what is written comes back the same, and whatever does not fit is refused by its code. */
+/* Records: what is written comes back the same, and whatever does not fit is refused by its code.
+ */
 #include "sidespool/source.h"
 
 #include <jansson.h>
@@ -60,7 +61,8 @@ static void changes_come_back(void **state) {
     for (int round = 0; round < 3000; round++) {
         ss_change change = {.schema_id = rnd(UINT64_MAX), .op = (Sidespool__Op)(1 + rnd(3))};
         uint32_t columns = (uint32_t)(1 + rnd(MOST_COLUMNS));
-        if (change.op != SIDESPOOL__OP__OP_INSERT && (change.op == SIDESPOOL__OP__OP_DELETE || rnd(2) == 0))
+        if (change.op != SIDESPOOL__OP__OP_INSERT &&
+            (change.op == SIDESPOOL__OP__OP_DELETE || rnd(2) == 0))
             change.before = make_row(before, columns);
         if (change.op != SIDESPOOL__OP__OP_DELETE)
             change.after = make_row(after, columns);
@@ -72,14 +74,16 @@ static void changes_come_back(void **state) {
         ss_error err = {0};
         ss_change got;
         ss_arena_reset(arena);
-        if (ss_record_get(ss_bytes_of(out.ptr + 2, out.len - 2), arena, "here", &record, &err) != SS_OK)
+        if (ss_record_get(ss_bytes_of(out.ptr + 2, out.len - 2), arena, "here", &record, &err) !=
+            SS_OK)
             fail_msg("round %d: %s", round, err.text);
         /* By hand and by protobuf-c: the same bytes. */
         ss_buf again;
         ss_buf_init(&again);
         ss_record_put(&again, record);
-        assert_true(ss_bytes_eq(ss_bytes_of(again.ptr, again.len), ss_bytes_of(out.ptr + 2, out.len - 2)) ||
-                    change.schema_id == 0);
+        assert_true(
+            ss_bytes_eq(ss_bytes_of(again.ptr, again.len), ss_bytes_of(out.ptr + 2, out.len - 2)) ||
+            change.schema_id == 0);
         ss_buf_done(&again);
         assert_int_equal(ss_record_change(record->change, arena, &got, &err), SS_OK);
         assert_true(got.schema_id == change.schema_id);
@@ -93,7 +97,9 @@ static void changes_come_back(void **state) {
     free(after);
 }
 
-/* ---- pieces ---------------------------------------------------------------------------------------------------- */
+/* ---- pieces
+ * ----------------------------------------------------------------------------------------------------
+ */
 
 typedef struct {
     ss_arena *arena;
@@ -147,8 +153,10 @@ static void large_cells_travel_in_pieces(void **state) {
     (void)state;
     for (size_t i = 0; i < len; i++)
         large[i] = (uint8_t)(i * 31 + i / 999);
-    const ss_bytes cells[] = {ss_bytes_of(large, SS_PIECE_BYTES), ss_bytes_of(large, len), SS_BYTES_NONE};
-    const ss_bytes olds[] = {ss_bytes_str("k"), ss_bytes_of(large, SS_PIECE_BYTES + 1), SS_BYTES_NONE};
+    const ss_bytes cells[] = {ss_bytes_of(large, SS_PIECE_BYTES), ss_bytes_of(large, len),
+                              SS_BYTES_NONE};
+    const ss_bytes olds[] = {ss_bytes_str("k"), ss_bytes_of(large, SS_PIECE_BYTES + 1),
+                             SS_BYTES_NONE};
     ss_change change = {77, SIDESPOOL__OP__OP_UPDATE, {3, kinds, olds}, {3, kinds, cells}};
     ss_buf_init(&scratch);
     assert_int_equal(ss_record_pieces(&change, &scratch, gather, &g, &err), SS_OK);
@@ -166,14 +174,17 @@ static void large_cells_travel_in_pieces(void **state) {
     free(large);
 }
 
-/* ---- refusals -------------------------------------------------------------------------------------------------- */
+/* ---- refusals
+ * --------------------------------------------------------------------------------------------------
+ */
 
 static void refuses(const char *what, const void *ptr, size_t len, size_t limit, const char *code) {
     ss_arena *arena = ss_arena_new(limit);
     Sidespool__Record *record = NULL;
     ss_error err = {0};
 
-    ss_status status = ss_record_get(ss_bytes_of(ptr, len), arena, "orders/stream record 7", &record, &err);
+    ss_status status =
+        ss_record_get(ss_bytes_of(ptr, len), arena, "orders/stream record 7", &record, &err);
     if (status != SS_STOP)
         fail_msg("%s: not refused", what);
     if (strcmp(err.code, code) != 0)
@@ -183,8 +194,8 @@ static void refuses(const char *what, const void *ptr, size_t len, size_t limit,
     ss_arena_free(arena);
 }
 
-static const uint8_t a_insert[] = {0x12, 19,   0x09, 1,    2,    3,    4, 5,   6,    7, 8,
-                                   0x10, 1,    0x22, 6,    0x0A, 1,    1, 0x12, 1,   'x'};
+static const uint8_t a_insert[] = {0x12, 19, 0x09, 1, 2,    3, 4, 5,    6, 7,  8,
+                                   0x10, 1,  0x22, 6, 0x0A, 1, 1, 0x12, 1, 'x'};
 /* record.change{schema, op INSERT, after{kinds [1], values ["x"]}} */
 
 static void refuses_bytes(const char *what, size_t at, uint8_t value, const char *code) {
@@ -225,7 +236,8 @@ static void refuses_what_is_new(void **state) {
     /* record.copy_begin{tables[{9: varint 1}]}: an unknown field three levels down */
     const uint8_t nested[] = {0x42, 4, 0x1A, 2, 0x48, 1};
     const uint8_t begin[] = {0x0A, 2, 0x50, 1};
-    const uint8_t beside[] = {0x0A, 2, 0x10, 1, 0x78, 1}; /* a known body and an unknown field of Record */
+    const uint8_t beside[] = {0x0A, 2,    0x10,
+                              1,    0x78, 1}; /* a known body and an unknown field of Record */
 
     (void)state;
     refuses("nested", nested, sizeof nested, 0, "SS-REC-0003");
@@ -287,7 +299,9 @@ static void rows_that_lie_are_refused_twice(void **state) {
     ss_arena_free(arena);
 }
 
-/* ---- schemas --------------------------------------------------------------------------------------------------- */
+/* ---- schemas
+ * ---------------------------------------------------------------------------------------------------
+ */
 
 static Sidespool__Column columns[2];
 static Sidespool__Column *column_list[2];
@@ -347,18 +361,22 @@ static void schemas_are_sealed_by_content(void **state) {
         out.ptr[3 + i] ^= 0x01;
     }
     assert_null(got);
-    assert_int_equal(ss_schema_get(ss_bytes_of(packed.ptr + 9, packed.len - 9), arena, "here", &got, &err), SS_STOP);
+    assert_int_equal(
+        ss_schema_get(ss_bytes_of(packed.ptr + 9, packed.len - 9), arena, "here", &got, &err),
+        SS_STOP);
     assert_string_equal(err.code, "SS-REC-0008");
     schema.identity = (Sidespool__Identity)9;
     ss_buf_clear(&out);
     ss_schema_seal(&schema, &out);
-    assert_int_equal(ss_schema_get(ss_bytes_of(out.ptr, out.len), arena, "here", &got, &err), SS_STOP);
+    assert_int_equal(ss_schema_get(ss_bytes_of(out.ptr, out.len), arena, "here", &got, &err),
+                     SS_STOP);
     assert_string_equal(err.code, "SS-REC-0005");
     ss_buf_done(&out);
     ss_arena_free(arena);
 }
 
-/* ---- cells and digests ----------------------------------------------------------------------------------------- */
+/* ---- cells and digests
+ * ----------------------------------------------------------------------------------------- */
 
 static void cells_come_back(void **state) {
     ss_buf out;
@@ -416,8 +434,9 @@ static ss_digest_row digest(const char *const *cells, size_t count, const bool *
     ss_buf_done(&out);
     return ret;
 }
-#define DIGEST(keys, ...) \
-    digest((const char *const[]){__VA_ARGS__}, sizeof((const char *const[]){__VA_ARGS__}) / sizeof(char *), keys)
+#define DIGEST(keys, ...)                                                                          \
+    digest((const char *const[]){__VA_ARGS__},                                                     \
+           sizeof((const char *const[]){__VA_ARGS__}) / sizeof(char *), keys)
 
 static void digests_find_rows(void **state) {
     const bool first[] = {true, false, false};
@@ -437,7 +456,8 @@ static void digests_find_rows(void **state) {
     assert_true(DIGEST(none, "1", "x", NULL).key_hash == a.row_lo);
     assert_true(DIGEST(NULL, "1", "x", NULL).key_hash == a.row_lo);
 
-    ss_digest_bucket *one = calloc(SS_DIGEST_BUCKETS, sizeof *one), *two = calloc(SS_DIGEST_BUCKETS, sizeof *two);
+    ss_digest_bucket *one = calloc(SS_DIGEST_BUCKETS, sizeof *one),
+                     *two = calloc(SS_DIGEST_BUCKETS, sizeof *two);
     ss_digest_row rows[200];
     for (int i = 0; i < 200; i++) {
         char text[16];
@@ -458,9 +478,12 @@ static void digests_find_rows(void **state) {
     free(two);
 }
 
-/* ---- JSON ------------------------------------------------------------------------------------------------------ */
+/* ---- JSON
+ * ------------------------------------------------------------------------------------------------------
+ */
 
-static void dumps(const Sidespool__Record *record, const Sidespool__Schema *schema, const char *want) {
+static void dumps(const Sidespool__Record *record, const Sidespool__Schema *schema,
+                  const char *want) {
     ss_buf out;
 
     ss_buf_init(&out);
@@ -493,7 +516,8 @@ static void records_are_dumped(void **state) {
     record.body_case = SIDESPOOL__RECORD__BODY_CHANGE;
     record.change = &change;
     dumps(&record, &schema,
-          "{\"sequence\":12,\"kind\":\"change\",\"op\":\"update\",\"schema\":\"0000000000000abc\",\"ns\":\"public\","
+          "{\"sequence\":12,\"kind\":\"change\",\"op\":\"update\",\"schema\":\"0000000000000abc\","
+          "\"ns\":\"public\","
           "\"name\":\"users\",\"before\":{\"id\":{\"absent\":true},\"note\":{\"unchanged\":true}},"
           "\"after\":{\"id\":\"a\\\"\\n\\u0000\",\"note\":{\"hex\":\"ff01\"}}}");
     new_kinds[0] = SS_CELL_NULL;
@@ -512,13 +536,15 @@ static void records_are_dumped(void **state) {
     record.body_case = SIDESPOOL__RECORD__BODY_COPY_ROWS;
     record.copy_rows = &rows;
     dumps(&record, &schema,
-          "{\"sequence\":12,\"kind\":\"copy_rows\",\"generation\":3,\"schema\":\"0000000000000000\",\"ns\":\"public\","
+          "{\"sequence\":12,\"kind\":\"copy_rows\",\"generation\":3,\"schema\":"
+          "\"0000000000000000\",\"ns\":\"public\","
           "\"name\":\"users\",\"count\":2,\"more\":false,\"rows\":[{\"id\":\"1\",\"note\":null},"
           "{\"id\":\"2\",\"note\":\"ab\"}]}");
     rows.more = 1;
     rows.count = 3;
     dumps(&record, NULL,
-          "{\"sequence\":12,\"kind\":\"copy_rows\",\"generation\":3,\"schema\":\"0000000000000000\",\"count\":3,"
+          "{\"sequence\":12,\"kind\":\"copy_rows\",\"generation\":3,\"schema\":"
+          "\"0000000000000000\",\"count\":3,"
           "\"more\":true,\"cells\":[\"1\",null,\"2\",\"ab\"]}");
 
     Sidespool__Commit commit = SIDESPOOL__COMMIT__INIT;
@@ -526,16 +552,25 @@ static void records_are_dumped(void **state) {
     commit.commit_time = -5;
     record.body_case = SIDESPOOL__RECORD__BODY_COMMIT;
     record.commit = &commit;
-    dumps(&record, NULL, "{\"sequence\":12,\"kind\":\"commit\",\"position\":\"0/16B3748\",\"commit_time\":-5}");
+    dumps(&record, NULL,
+          "{\"sequence\":12,\"kind\":\"commit\",\"position\":\"0/16B3748\",\"commit_time\":-5}");
 }
 
 static void every_kind_comes_back_and_is_dumped(void **state) {
-    static const ProtobufCMessageDescriptor *const kinds[] = {
-        NULL, &sidespool__begin__descriptor, &sidespool__change__descriptor, &sidespool__commit__descriptor,
-        &sidespool__truncate__descriptor, &sidespool__piece__descriptor, &sidespool__idle__descriptor,
-        &sidespool__mark__descriptor, &sidespool__copy_begin__descriptor, &sidespool__copy_end__descriptor,
-        &sidespool__copy_rows__descriptor, &sidespool__copy_table__descriptor, &sidespool__object__descriptor,
-        &sidespool__gap__descriptor};
+    static const ProtobufCMessageDescriptor *const kinds[] = {NULL,
+                                                              &sidespool__begin__descriptor,
+                                                              &sidespool__change__descriptor,
+                                                              &sidespool__commit__descriptor,
+                                                              &sidespool__truncate__descriptor,
+                                                              &sidespool__piece__descriptor,
+                                                              &sidespool__idle__descriptor,
+                                                              &sidespool__mark__descriptor,
+                                                              &sidespool__copy_begin__descriptor,
+                                                              &sidespool__copy_end__descriptor,
+                                                              &sidespool__copy_rows__descriptor,
+                                                              &sidespool__copy_table__descriptor,
+                                                              &sidespool__object__descriptor,
+                                                              &sidespool__gap__descriptor};
     ss_buf out, json;
 
     (void)state;
