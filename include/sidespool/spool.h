@@ -14,6 +14,22 @@
 #include "sidespool/bytes.h"
 #include "sidespool/error.h"
 
+/* Codes that a caller may have to tell apart. All stand in common/errors/spool.def. */
+#define SS_SPOOL_FULL "SS-SPOOL-0001"     /* SS_BUSY: the quota is reached */
+#define SS_SPOOL_GAP "SS-SPOOL-0002"      /* SS_STOP: the log does not hold that sequence (trimmed, or not there yet) */
+#define SS_SPOOL_DAMAGED "SS-SPOOL-0003"  /* SS_STOP: a file or frame is damaged; the text names file, sequence, what */
+#define SS_SPOOL_LOCKED "SS-SPOOL-0004"   /* SS_STOP: another process writes this source's spool */
+#define SS_SPOOL_NOSPACE "SS-SPOOL-0005"  /* SS_BUSY: the disk is full; nothing is lost, flush again */
+#define SS_SPOOL_IO "SS-SPOOL-0006"       /* SS_RETRY: an I/O error; nothing is lost, flush again */
+#define SS_SPOOL_TOO_LARGE "SS-SPOOL-0007" /* SS_STOP: one transaction alone exceeds the quota */
+#define SS_SPOOL_ABSENT "SS-SPOOL-0008"   /* SS_RETRY: there is no such spool or log yet */
+#define SS_SPOOL_SCHEMA "SS-SPOOL-0009"   /* SS_STOP: a schema that was not put, or is not in the segment */
+#define SS_SPOOL_VERSION "SS-SPOOL-0010"  /* SS_STOP: written by a newer version */
+#define SS_SPOOL_MEMORY "SS-SPOOL-0011"   /* SS_RETRY: out of memory */
+#define SS_SPOOL_ACCESS "SS-SPOOL-0012"   /* SS_STOP: permission denied */
+#define SS_SPOOL_INTERNAL "SS-SPOOL-0013" /* SS_STOP: the program broke the contract of this header */
+#define SS_SPOOL_RECORD "SS-SPOOL-0014"   /* SS_STOP: one record is larger than max_message */
+
 typedef enum { SS_LOG_COPY, SS_LOG_STREAM } ss_log_kind;
 
 typedef struct {
@@ -74,7 +90,7 @@ SS_MUST ss_status ss_spool_usage(ss_spool *spool, uint64_t *ret_used, uint64_t *
 
 /* ---- reading --------------------------------------------------------------------------------------------------- */
 typedef struct ss_reader ss_reader;
-/* from: first sequence wanted. SS_STOP SS-SPOOL-GAP… when the log no longer (or not yet: from > committed + 1) holds it. */
+/* from: first sequence wanted; 0: the first that is held (to look at the state of a log of which nothing is known). SS_STOP SS-SPOOL-GAP… when the log no longer (or not yet: from > committed + 1) holds it. */
 SS_MUST ss_status ss_reader_open(const char *path, const char *source, ss_log_kind kind, uint64_t from, ss_reader **ret,
                                  ss_error *reterr);
 void ss_reader_close(ss_reader *reader);
