@@ -1,0 +1,305 @@
+/* Records become frames, in memory. commit.c makes them durable; nothing here touches the disk but through it.
+ *
+ * A frame never holds the latest mark in its middle: it is closed at the mark, and what follows opens the next one. So
+ * `committed` always falls between two frames on disk, a reader never decodes a frame that recovery may remove, and a
+ * rewind cuts no frame in two. Runs in the thread that owns the log. */
+#include "spool/spool_internal.h"
+
+#include <stdlib.h>
+
+#define ROOM_SLICE ((uint64_t)1 << 20) /* the quota is looked at again at least so often: the other log writes too */
+#define KEEP_BYTES ((size_t)16 << 20)
+
+static ss_status no_memory(ss_log *log, ss_error *reterr) {
+    return ss_fail(reterr, SS_RETRY, SS_SPOOL_MEMORY, "out of memory appending to %s/%s", log->spool->dir,
+                   ss_kind_name(log->kind));
+}
+
+static bool ids_reserve(uint64_t **ids, size_t *cap, size_t need) {
+    if (need <= *cap)
+        return true;
+    size_t want = *cap == 0 ? 32 : *cap * 2;
+    if (want < need)
+        want = need;
+    uint64_t *grown = realloc(*ids, want * sizeof(*grown));
+    if (grown == NULL)
+        return false;
+    *ids = grown;
+    *cap = want;
+    return true;
+}
+
+/* ---- schemas ---- */
+
+ss_status ss_log_put_schema(ss_log *log, uint64_t schema_id, ss_bytes packed, ss_error *reterr) {
+    if (schema_id == 0)
+        return ss_fail(reterr, SS_STOP, SS_SPOOL_INTERNAL, "schema 0 was put into %s/%s", log->spool->dir,
+                       ss_kind_name(log->kind));
+    return ss_schema_map_put(&log->schemas, schema_id, packed) != NULL ? SS_OK : no_memory(log, reterr);
+}
+
+ss_status ss_log_use_schema(ss_log *log, uint64_t schema_id, ss_error *reterr) {
+    if (schema_id == 0)
+        return SS_OK;
+    if (ss_schema_map_find(&log->schemas, schema_id) == NULL)
+        return ss_fail(reterr, SS_STOP, SS_SPOOL_SCHEMA, "%s/%s: schema %016llx is used before it was put",
+                       log->spool->dir, ss_kind_name(log->kind), (unsigned long long)schema_id);
+    if (!ids_reserve(&log->next_ids, &log->next_ids_cap, log->next_ids_count + 1))
+        return no_memory(log, reterr);
+    log->next_ids[log->next_ids_count++] = schema_id;
+    return SS_OK;
+}
+
+static void list_in_frame(ss_log *log, uint64_t id) {
+    ss_schema_entry *entry = ss_schema_map_find(&log->schemas, id);
+    if (entry == NULL || entry->in_frame == log->frame_serial)
+        return;
+    entry->in_frame = log->frame_serial;
+    log->open_ids[log->open_ids_count++] = id; /* room was made before */
+}
+
+/* ---- closing a frame ---- */
+
+static ss_status keep_ready(ss_log *log, ss_ready ready, ss_error *reterr) {
+    if (log->frames_count == log->frames_cap) {
+        size_t cap = log->frames_cap == 0 ? 64 : log->frames_cap * 2;
+        ss_ready *frames = realloc(log->frames, cap * sizeof(*frames));
+        if (frames == NULL)
+            return no_memory(log, reterr);
+        log->frames = frames;
+        log->frames_cap = cap;
+    }
+    if (!ids_reserve(&log->ids, &log->ids_cap, log->ids_count + log->open_ids_count))
+        return no_memory(log, reterr);
+    ready.ids_at = log->ids_count;
+    ready.ids = log->open_ids_count;
+    if (ready.ids > 0)
+        memcpy(log->ids + log->ids_count, log->open_ids, ready.ids * sizeof(uint64_t));
+    log->ids_count += ready.ids;
+    log->frames[log->frames_count++] = ready;
+    return SS_OK;
+}
+
+ss_status ss_log_close_frame(ss_log *log, ss_error *reterr) {
+    bool split = log->open_mark > 0 && log->open_mark < log->open.len;
+    size_t len = split ? log->open_mark : log->open.len;
+    uint32_t count = split ? log->mark_count : log->open_count;
+    if (len == 0)
+        return SS_OK;
+    ss_ready ready = {.at = log->ready.len, .raw = len, .first = log->open_first, .count = count};
+    int level = log->spool->options.zstd_level;
+    ss_status status = ss_frame_encode(log->zstd, level, ss_bytes_of(log->open.ptr, len), log->open_first, count,
+                                       log->chain, &log->ready, &ready.crc, reterr);
+    log->ready.bad = false; /* a refused growth is reported once and may succeed later */
+    if (status != SS_OK)
+        return status;
+    ready.len = log->ready.len - ready.at;
+    status = keep_ready(log, ready, reterr);
+    if (status != SS_OK) {
+        log->ready.len = ready.at;
+        return status;
+    }
+    log->ready_raw += len;
+    log->chain = ready.crc;
+    log->open_first += count;
+    log->open_count -= count;
+    log->open.len -= len;
+    if (log->open.len > 0)
+        memmove(log->open.ptr, log->open.ptr + len, log->open.len);
+    log->open_mark = 0;
+    log->mark_count = 0;
+    log->frame_serial++;
+    if (split) { /* which of them the rest uses is not known: listing one too many costs a page, one too few the data */
+        for (size_t i = 0; i < log->open_ids_count; i++)
+            ss_schema_map_find(&log->schemas, log->open_ids[i])->in_frame = log->frame_serial;
+    } else {
+        log->open_ids_count = 0;
+    }
+    return SS_OK;
+}
+
+/* ---- forgetting ---- */
+
+void ss_log_forget_unmarked(ss_log *log) {
+    size_t left = log->open_mark;
+    log->next_ids_count = 0;
+    if (left == 0) {
+        /* the mark is at the end of a closed frame, or further back: frames beyond it go too */
+        while (log->frames_count > log->frames_done && log->frames[log->frames_count - 1].first > log->mark) {
+            ss_ready *last = &log->frames[--log->frames_count];
+            log->ready.len = last->at;
+            log->ready_raw -= last->raw;
+            log->ids_count = last->ids_at;
+        }
+        log->chain = log->frames_count > log->frames_done ? log->frames[log->frames_count - 1].crc : log->disk_chain;
+        log->open_first = log->mark + 1;
+        log->open_ids_count = 0;
+        log->frame_serial++;
+    }
+    log->open.len = left;
+    log->open_count = log->mark_count;
+    log->next = log->mark + 1;
+}
+
+void ss_log_forget_pending(ss_log *log) {
+    ss_buf_clear(&log->open);
+    ss_buf_clear(&log->ready);
+    log->frames_count = log->frames_done = 0;
+    log->ids_count = log->open_ids_count = log->next_ids_count = 0;
+    log->ready_raw = 0;
+    log->open_count = log->mark_count = 0;
+    log->open_mark = 0;
+    log->mark_waiting = false;
+    log->frame_serial++;
+    log->chain = log->disk_chain;
+    log->mark = log->meta.committed;
+    log->next = log->disk_last + 1;
+    log->open_first = log->next;
+}
+
+void ss_log_memory_low(ss_log *log) {
+    if (log->open.len == 0 && log->open.cap > KEEP_BYTES)
+        ss_buf_done(&log->open);
+    if (log->ready.len == 0 && log->ready.cap > KEEP_BYTES)
+        ss_buf_done(&log->ready);
+}
+
+/* ---- quota ---- */
+
+uint64_t ss_log_limit(const ss_log *log) {
+    uint64_t quota = log->spool->options.max_size;
+    if (quota == 0)
+        return UINT64_MAX / 4;
+    return log->kind == SS_LOG_COPY ? quota / 2 : quota;
+}
+
+/* What this log would hold were everything pending, and `need` more, written now: compressed bytes for closed frames,
+ * plain bytes for the open one, page rounding and the pages that a commit touches. */
+static uint64_t would_hold(const ss_log *log, uint64_t need) {
+    uint64_t page = log->segment != NULL ? log->segment->page : 4096;
+    return atomic_load(&log->spool->used[log->kind]) + log->ready.len + log->open.len + need +
+           (log->frames_count - log->frames_done + 24) * page;
+}
+
+/* Full, and waiting cannot help? Only what lies wholly before the unfinished transaction can ever be trimmed. */
+static bool never_fits(const ss_log *log, uint64_t need) {
+    bool trimmable = log->names.count > 1 && log->names.items[1].first <= log->mark + 1;
+    uint64_t others = log->kind == SS_LOG_STREAM ? (uint64_t)128 << 10 : 0;
+    if (log->next - 1 == log->mark) /* a transaction's first record */
+        return need + others + ((uint64_t)256 << 10) > ss_log_limit(log);
+    return !trimmable && would_hold(log, need) + others > ss_log_limit(log);
+}
+
+static uint64_t transaction_bytes(const ss_log *log) {
+    uint64_t bytes = log->open.len - log->open_mark;
+    for (size_t i = log->frames_done; i < log->frames_count; i++)
+        if (log->frames[i].first > log->mark)
+            bytes += log->frames[i].len;
+    for (size_t i = 0; i < log->names.count; i++)
+        if (i + 1 == log->names.count || log->names.items[i + 1].first > log->mark + 1)
+            bytes += log->names.items[i].bytes;
+    return bytes;
+}
+
+static ss_status make_room(ss_log *log, uint64_t need, ss_error *reterr) {
+    uint64_t quota = log->spool->options.max_size, other = atomic_load(&log->spool->used[!log->kind]);
+    uint64_t slice = need > ROOM_SLICE ? need : ROOM_SLICE;
+    if (quota == 0) {
+        log->room = slice;
+        return SS_OK;
+    }
+    uint64_t hold = would_hold(log, 0), limit = ss_log_limit(log);
+    uint64_t most = limit < quota - (other < quota ? other : quota) ? limit : quota - (other < quota ? other : quota);
+    uint64_t room = most > hold ? most - hold : 0;
+    if (room >= need) {
+        log->room = room < slice ? room : slice;
+        return SS_OK;
+    }
+    log->room = 0;
+    if (never_fits(log, need))
+        return ss_fail(reterr, SS_STOP, SS_SPOOL_TOO_LARGE,
+                       "%s/%s: one transaction needs more than %llu bytes and %s may hold %llu; raise spool.max_size "
+                       "and restart the agent",
+                       log->spool->dir, ss_kind_name(log->kind), (unsigned long long)(transaction_bytes(log) + need),
+                       log->kind == SS_LOG_COPY ? "the copy log (half of spool.max_size)" : "the spool",
+                       (unsigned long long)limit);
+    return ss_fail(reterr, SS_BUSY, SS_SPOOL_FULL,
+                   "%s is full: both logs hold %llu of %llu bytes (%s %llu of at most %llu); capture waits for the routes",
+                   log->spool->dir, (unsigned long long)(hold + other), (unsigned long long)quota,
+                   ss_kind_name(log->kind), (unsigned long long)hold, (unsigned long long)limit);
+}
+
+/* ---- appending ---- */
+
+static ss_status append_prepare(ss_log *log, size_t need, ss_error *reterr) {
+    if (need > SPOOL_RECORD_LIMIT)
+        return ss_fail(reterr, SS_STOP, SS_SPOOL_RECORD, "%s/%s: a record of %zu bytes is larger than %zu",
+                       log->spool->dir, ss_kind_name(log->kind), need, SPOOL_RECORD_LIMIT);
+    if (need > log->room) {
+        ss_status status = make_room(log, need, reterr);
+        if (status != SS_OK)
+            return status;
+    }
+    if (log->open.len + log->ready_raw >= SPOOL_PENDING_BYTES) {
+        ss_status status = ss_log_commit(log, reterr);
+        if (status != SS_OK)
+            return status;
+    }
+    /* At most twice: once at the mark, once for the rest. */
+    while (log->open.len > 0 && log->open.len + need > log->spool->options.frame_bytes) {
+        ss_status status = ss_log_close_frame(log, reterr);
+        if (status != SS_OK)
+            return status;
+    }
+    return SS_OK;
+}
+
+ss_status ss_log_append(ss_log *log, ss_bytes record, uint64_t schema_id, uint64_t *ret_sequence, ss_error *reterr) {
+    size_t need = record.len + 10;
+    if (schema_id != 0 && ss_schema_map_find(&log->schemas, schema_id) == NULL)
+        return ss_log_use_schema(log, schema_id, reterr); /* fails, with the reason */
+    if (need > log->room || log->open.len + need > log->spool->options.frame_bytes ||
+        log->open.len + log->ready_raw >= SPOOL_PENDING_BYTES) {
+        ss_status status = append_prepare(log, need, reterr);
+        if (status != SS_OK)
+            return status;
+    }
+    uint8_t *to = ss_buf_reserve(&log->open, need);
+    if (to == NULL || !ids_reserve(&log->open_ids, &log->open_ids_cap, log->open_ids_count + log->next_ids_count + 1)) {
+        log->open.bad = false;
+        return no_memory(log, reterr);
+    }
+    if (log->open.len == 0 && log->frames_count == 0 && !log->mark_waiting)
+        log->since_ms = ss_now_ms();
+    size_t prefix = ss_varint_put(to, record.len);
+    if (record.len > 0)
+        memcpy(to + prefix, record.ptr, record.len);
+    log->open.len += prefix + record.len;
+    log->open_count++;
+    log->room -= need;
+    if (schema_id != 0)
+        list_in_frame(log, schema_id);
+    for (size_t i = 0; i < log->next_ids_count; i++)
+        list_in_frame(log, log->next_ids[i]);
+    log->next_ids_count = 0;
+    if (ret_sequence != NULL)
+        *ret_sequence = log->next;
+    log->next++;
+    return SS_OK;
+}
+
+void ss_log_mark_whole(ss_log *log, ss_bytes position) {
+    if (!log->mark_waiting && log->open.len == 0 && log->frames_count == 0)
+        log->since_ms = ss_now_ms();
+    ss_buf_clear(&log->mark_position);
+    ss_buf_put(&log->mark_position, position.ptr, position.len);
+    (void)ss_buf_cstr(&log->mark_position);
+    log->mark = log->next - 1;
+    log->mark_waiting = true;
+    log->open_mark = log->open.len;
+    log->mark_count = log->open_count;
+}
+
+size_t ss_log_pending(const ss_log *log) {
+    return log->open.len + log->ready_raw;
+}
