@@ -152,40 +152,60 @@ static void copy_begin_json(json_t *object, const Sidespool__CopyBegin *begin) {
     set(object, "tables", tables);
 }
 
-/* Rows do not say how many cells they have: with whole rows it is cells / count. A row that goes on
- * in the next record leaves a remainder; then the cells stand in one flat list. */
+/* How many cells a row of this schema has in a CopyRows: generated columns are not copied. */
+static size_t copied_columns(const Sidespool__Schema *schema) {
+    size_t count = 0;
+
+    for (size_t i = 0; i < schema->n_columns; i++)
+        count += !schema->columns[i]->generated;
+    return count;
+}
+
+static json_t *copied_row_json(json_t *cells, size_t first, size_t width,
+                               const Sidespool__Schema *schema) {
+    json_t *row = json_object();
+    size_t column = 0;
+
+    for (size_t k = 0; k < width; k++, column++) {
+        while (schema != NULL && width != schema->n_columns && schema->columns[column]->generated)
+            column++;
+        set_cell(row, schema, column, json_incref(json_array_get(cells, first + k)));
+    }
+    return row;
+}
+
+/* Rows do not say how many cells they have: it is cells / count, or what the schema says. A large
+ * row is cut at any byte, and a record does not know whether it begins in the midst of one: what
+ * does not come out as whole rows is shown as the bytes that it is. */
 static void copy_rows_json(json_t *object, const Sidespool__CopyRows *rows,
                            const Sidespool__Schema *schema) {
     ss_bytes in = ss_bytes_of(rows->cells.data, rows->cells.len);
     json_t *cells = json_array();
     ss_bytes value;
-    bool null, bad;
+    bool null;
+    bool bad = false;
 
-    while (ss_cells_get(&in, &null, &value, &bad))
+    while (!rows->more && ss_cells_get(&in, &null, &value, &bad))
         json_array_append_new(cells, null ? json_null() : bytes_json(value));
     set(object, "kind", json_string("copy_rows"));
     set(object, "generation", count_json(rows->generation));
     set_schema(object, rows->schema_id, schema);
     set(object, "count", count_json(rows->count));
     set(object, "more", json_boolean(rows->more));
-    if (bad)
-        set(object, "damaged", json_true());
     size_t total = json_array_size(cells);
-    if (rows->count == 0 || rows->more || bad || total % rows->count != 0) {
-        set(object, "cells", cells);
-        return;
-    }
-    size_t width = total / rows->count;
-    json_t *list = json_array();
-    for (size_t i = 0; i < rows->count; i++) {
-        json_t *row = json_object();
-        for (size_t k = 0; k < width; k++)
-            set_cell(row, schema != NULL && schema->n_columns == width ? schema : NULL, k,
-                     json_incref(json_array_get(cells, i * width + k)));
-        json_array_append_new(list, row);
+    size_t width = rows->count == 0 ? 0 : total / rows->count;
+    bool whole = !rows->more && !bad && total == width * rows->count;
+    if (whole && schema != NULL)
+        whole = width == schema->n_columns || width == copied_columns(schema);
+    if (whole) {
+        json_t *list = json_array();
+        for (size_t i = 0; i < rows->count; i++)
+            json_array_append_new(list, copied_row_json(cells, i * width, width, schema));
+        set(object, "rows", list);
+    } else {
+        set(object, "part", hex_json(ss_bytes_of(rows->cells.data, rows->cells.len)));
     }
     json_decref(cells);
-    set(object, "rows", list);
 }
 
 static void object_json(json_t *object, const Sidespool__Object *it) {

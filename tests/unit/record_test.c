@@ -540,12 +540,30 @@ static void records_are_dumped(void **state) {
           "\"0000000000000000\",\"ns\":\"public\","
           "\"name\":\"users\",\"count\":2,\"more\":false,\"rows\":[{\"id\":\"1\",\"note\":null},"
           "{\"id\":\"2\",\"note\":\"ab\"}]}");
+    Sidespool__Column made = SIDESPOOL__COLUMN__INIT;
+    Sidespool__Column *three[] = {&columns[0], &made, &columns[1]};
+    made.name = "made";
+    made.generated = 1;
+    schema.columns = three;
+    schema.n_columns = 3;
+    dumps(&record, &schema,
+          "{\"sequence\":12,\"kind\":\"copy_rows\",\"generation\":3,\"schema\":"
+          "\"0000000000000000\",\"ns\":\"public\",\"name\":\"users\",\"count\":2,\"more\":false,"
+          "\"rows\":[{\"id\":\"1\",\"note\":null},{\"id\":\"2\",\"note\":\"ab\"}]}");
     rows.more = 1;
-    rows.count = 3;
+    rows.count = 0;
+    rows.cells.len = 3;
     dumps(&record, NULL,
           "{\"sequence\":12,\"kind\":\"copy_rows\",\"generation\":3,\"schema\":"
-          "\"0000000000000000\",\"count\":3,"
-          "\"more\":true,\"cells\":[\"1\",null,\"2\",\"ab\"]}");
+          "\"0000000000000000\",\"count\":0,\"more\":true,\"part\":{\"hex\":\"023100\"}}");
+    rows.more = 0;
+    rows.count = 1;
+    rows.cells =
+        (ProtobufCBinaryData){2, cells + 6}; /* the end of a row: too short for its schema */
+    dumps(&record, &schema,
+          "{\"sequence\":12,\"kind\":\"copy_rows\",\"generation\":3,\"schema\":"
+          "\"0000000000000000\",\"ns\":\"public\",\"name\":\"users\",\"count\":1,\"more\":false,"
+          "\"part\":{\"hex\":\"6162\"}}");
 
     Sidespool__Commit commit = SIDESPOOL__COMMIT__INIT;
     commit.position = "0/16B3748";
