@@ -15,7 +15,9 @@
 #include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <cmocka.h>
@@ -390,6 +392,64 @@ static void daemon_sets_up_the_process(void **state) {
     assert_int_equal(WEXITSTATUS(status), 0);
 }
 
+static int feeds;
+
+static bool alive_at_first(void *ctx) {
+    event_base_loopbreak(ctx);
+    return ++feeds == 1;
+}
+
+static void no_stop(void *ctx, int signal_number) {
+    (void)ctx;
+    (void)signal_number;
+}
+
+/* The next datagram that systemd would get; "" when none comes at once. */
+static const char *told(int fd) {
+    static char text[256];
+    ssize_t len = recv(fd, text, sizeof text - 1, MSG_DONTWAIT);
+    text[len < 0 ? 0 : len] = '\0';
+    return text;
+}
+
+static void watchdog_is_fed_only_when_alive(void **state) {
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    ss_daemon *daemon = NULL;
+    ss_error err = {0};
+    char pid[24];
+
+    (void)state;
+    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    int len = snprintf(addr.sun_path, sizeof addr.sun_path, "/tmp/sidespool-notify-%d", getpid());
+    assert_true(len > 0);
+    assert_int_equal(bind(fd, (struct sockaddr *)&addr, sizeof addr), 0);
+    snprintf(pid, sizeof pid, "%d", getpid());
+    setenv("NOTIFY_SOCKET", addr.sun_path, 1);
+    setenv("WATCHDOG_USEC", "20000", 1);
+    setenv("WATCHDOG_PID", pid, 1);
+    struct event_base *base = event_base_new();
+    assert_non_null(base);
+    assert_int_equal(ss_daemon_new(base, no_stop, alive_at_first, base, &daemon, &err), SS_OK);
+    ss_daemon_ready(daemon);
+    assert_string_equal(told(fd), "READY=1");
+    ss_daemon_status(daemon, "streaming\nSTOPPING=1 %d", 7);
+    assert_string_equal(told(fd), "STATUS=streaming STOPPING=1 7");
+    assert_int_equal(event_base_dispatch(base), 0);
+    assert_string_equal(told(fd), "WATCHDOG=1");
+    assert_int_equal(event_base_dispatch(base), 0);
+    assert_int_equal(feeds, 2);
+    assert_string_equal(told(fd), ""); /* work stands still: systemd is left to act */
+    ss_daemon_stopping(daemon);
+    assert_string_equal(told(fd), "STOPPING=1");
+    ss_daemon_free(daemon);
+    event_base_free(base);
+    unsetenv("NOTIFY_SOCKET");
+    unsetenv("WATCHDOG_USEC");
+    unsetenv("WATCHDOG_PID");
+    unlink(addr.sun_path);
+    close(fd);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(catalogue_is_whole),
@@ -405,6 +465,7 @@ int main(void) {
         cmocka_unit_test(backoff_stays_in_bounds),
         cmocka_unit_test(patterns_match),
         cmocka_unit_test(daemon_sets_up_the_process),
+        cmocka_unit_test(watchdog_is_fed_only_when_alive),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

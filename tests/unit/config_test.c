@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -453,6 +454,37 @@ static void deep_nesting_ends(void **state) {
     assert_int_equal(mismatches, 0);
 }
 
+/* Whatever stands in the file, the answer is a whole configuration or one sentence. */
+static void random_damage_is_answered(void **state) {
+    static const char sample[] =
+        "source: orders\npostgres: {dsn: \"a b\", port: 60}\ninclude: [\"p.*\", x]\n"
+        "max_size: 3MiB\nretain: 90m\nroutes:\n  - source: a\n    target: {postgres: {dsn: x}}\n";
+    static const char pieces[] = "{}[]:,-&*!|>'\"%@`#~\n \t\\xa9";
+    const char *given = getenv("SIDESPOOL_TEST_SEED");
+    unsigned seed = given != NULL ? (unsigned)strtoul(given, NULL, 10) : (unsigned)time(NULL);
+
+    (void)state;
+    printf("seed %u (SIDESPOOL_TEST_SEED repeats it)\n", seed);
+    srandom(seed);
+    for (int round = 0; round < 4000; round++) {
+        char text[sizeof sample];
+        memcpy(text, sample, sizeof text);
+        for (long changes = random() % 4 + 1; changes > 0; changes--)
+            text[(size_t)random() % (sizeof text - 1)] =
+                pieces[(size_t)random() % (sizeof pieces - 1)];
+        ss_config *config = NULL;
+        ss_error err = {0};
+        conf c = {0};
+        write_file(text, (size_t)random() % sizeof text);
+        if (ss_config_load(path, options, &c, &config, &err) == SS_OK) {
+            assert_non_null(c.source);
+            ss_config_free(config);
+        } else {
+            assert_true(err.text[0] != '\0' && ss_error_find(err.code) != NULL);
+        }
+    }
+}
+
 static void prints_its_reference(void **state) {
     ss_buf out;
 
@@ -487,6 +519,7 @@ int main(void) {
         cmocka_unit_test(refuses_what_is_no_file),
         cmocka_unit_test(refuses_a_bad_default),
         cmocka_unit_test(deep_nesting_ends),
+        cmocka_unit_test(random_damage_is_answered),
         cmocka_unit_test(prints_its_reference),
     };
     int fd = mkstemp(path);
