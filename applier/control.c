@@ -58,8 +58,8 @@ static void client_free(ss_client *client) {
 
 static void on_written(struct bufferevent *link, void *ctx) {
     ss_client *client = ctx;
-    (void)link;
-    if (client->waits == FOR_GOODBYE)
+    /* libevent also calls this once when writing is enabled, with nothing written yet. */
+    if (client->waits == FOR_GOODBYE && evbuffer_get_length(bufferevent_get_output(link)) == 0)
         client_free(client);
 }
 

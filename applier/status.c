@@ -81,8 +81,8 @@ static json_t *copy_of(const ss_route_proc *route, const char *state) {
     json_t *eta = route->copy_rows_s > 0 ? json_real((rows_estimate - rows) / route->copy_rows_s) : json_null();
     return json_pack("{s:I,s:I,s:I,s:I,s:f,s:f,s:o}", "rows", (json_int_t)rows, "rows_estimate",
                      (json_int_t)rows_estimate, "bytes", (json_int_t)bytes, "bytes_estimate",
-                     (json_int_t)bytes_estimate, "rows_per_s", route->copy_rows_s, "bytes_per_s",
-                     route->copy_bytes_s, "eta_s", eta);
+                     (json_int_t)bytes_estimate, "rows_per_second", route->copy_rows_s, "bytes_per_second",
+                     route->copy_bytes_s, "eta_seconds", eta);
 }
 
 static json_t *number_or_null(const json_t *object, const char *key) {
@@ -94,7 +94,7 @@ static json_t *eta_of(const json_t *status, const json_t *copy, int64_t lag) {
     double behind = (double)ss_json_int(status, "behind_records");
     double rate = json_number_value(json_object_get(status, "rate"));
     if (json_is_object(copy))
-        return json_incref(json_object_get(copy, "eta_s"));
+        return json_incref(json_object_get(copy, "eta_seconds"));
     if (lag == 0)
         return json_real(0);
     return rate > 0 && behind > 0 ? json_real(behind / rate) : json_null();
@@ -118,8 +118,8 @@ static json_t *route_object(const ss_route_proc *route, json_t *agent, int64_t n
         route->pid ? json_integer(route->pid) : json_null(), "restarts", (json_int_t)route->restarts, "paused",
         route->paused, "sequence", number_or_null(status, "sequence"), "committed",
         number_or_null(status, "committed"), "behind_records", number_or_null(status, "behind_records"),
-        "behind_bytes", number_or_null(status, "behind_bytes"), "as_of", number_or_null(status, "as_of"), "lag_us",
-        lag < 0 ? json_null() : json_integer(lag), "rate", number_or_null(status, "rate"), "eta_s", eta, "tables",
+        "behind_bytes", number_or_null(status, "behind_bytes"), "as_of", number_or_null(status, "as_of"), "lag_seconds",
+        lag < 0 ? json_null() : json_real((double)lag / 1e6), "rate", number_or_null(status, "rate"), "eta_seconds", eta, "tables",
         tables, "copy", copy, "agent", agent);
 }
 

@@ -1,0 +1,211 @@
+/* Arguments: each command knows which options it takes; every error says what is wrong and shows the right usage. */
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { TAKES_ROUTE = 1, TAKES_JSON = 2, TAKES_WATCH = 4, TAKES_TIMEOUT = 8, TAKES_FROM = 16, TAKES_WORDS = 32,
+       TAKES_MARKDOWN = 64 };
+
+static const struct command {
+    const char *name, *usage, *help;
+    unsigned takes;
+} commands[] = {
+    {"status", "sidespool status [--json] [--watch]", "every route and its agent, and a line for each trouble",
+     TAKES_JSON | TAKES_WATCH},
+    {"wait", "sidespool wait --route R [--timeout S]",
+     "until the target holds all that the source had committed at the call", TAKES_ROUTE | TAKES_TIMEOUT},
+    {"pause", "sidespool pause --route R", "stop applying; changes wait in the spool", TAKES_ROUTE},
+    {"resume", "sidespool resume --route R", "go on after a pause or a halt", TAKES_ROUTE},
+    {"resync", "sidespool resync --route R [TABLE…]", "copy tables anew; readers see the old rows until then",
+     TAKES_ROUTE | TAKES_WORDS},
+    {"verify", "sidespool verify --route R [--json] [TABLE…]", "compare every cell of source and target",
+     TAKES_ROUTE | TAKES_JSON | TAKES_WORDS},
+    {"replay", "sidespool replay --route R --from SEQ", "apply again from a sequence that the spool still holds",
+     TAKES_ROUTE | TAKES_FROM},
+    {"spool", "sidespool spool ls | dump | verify | trim | forget …", "look into the spool; see `sidespool spool --help`",
+     TAKES_WORDS},
+    {"explain", "sidespool explain CODE", "what an error code means, and its cure", TAKES_WORDS | TAKES_MARKDOWN},
+};
+
+static const struct command *find_command(const char *name) {
+    for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
+        if (strcmp(commands[i].name, name) == 0)
+            return &commands[i];
+    return NULL;
+}
+
+void ss_cli_usage(ss_buf *out) {
+    ss_buf_put_str(out, "Usage: sidespool COMMAND [--config FILE] …\n\n");
+    for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
+        ss_buf_printf(out, "  %s\n      %s\n", commands[i].usage, commands[i].help);
+    ss_buf_put_str(out,
+                   "\n  --config FILE   the applier's file (default /etc/sidespool/applier.yaml)\n"
+                   "  --help          this text\n"
+                   "  --version       the version\n"
+                   "\nExit codes: 0 done, 1 the thing asked about is not so, 2 usage, 69 daemon absent, 74 I/O,\n"
+                   "75 try again, 77 refused, 78 configuration.\n");
+}
+
+static bool wrong(ss_buf *out, const struct command *command, const char *fmt, ...) SS_PRINTF(3, 4);
+static bool wrong(ss_buf *out, const struct command *command, const char *fmt, ...) {
+    char text[512];
+    va_list args;
+    va_start(args, fmt);
+    (void)vsnprintf(text, sizeof(text), fmt, args);
+    va_end(args);
+    ss_buf_printf(out, "sidespool: %s%s%s\n", command ? command->name : "", command ? ": " : "", text);
+    if (command)
+        ss_buf_printf(out, "Usage: %s\n", command->usage);
+    else
+        ss_buf_put_str(out, "Try: sidespool --help\n");
+    return false;
+}
+
+/* The known name with the fewest letters in the wrong place, when there are at most two of them. */
+static const char *nearest(const char *name) {
+    const char *best = NULL;
+    size_t least = 3;
+    for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
+        const char *a = commands[i].name, *b = name;
+        size_t differ = strlen(a) > strlen(b) ? strlen(a) - strlen(b) : strlen(b) - strlen(a);
+        size_t front = 0;
+        while (a[front] && a[front] == b[front])
+            front++;
+        size_t shorter = strlen(a) < strlen(b) ? strlen(a) : strlen(b), back = 0;
+        while (back < shorter - front && a[strlen(a) - 1 - back] == b[strlen(b) - 1 - back])
+            back++;
+        differ += shorter - front - back;
+        if (differ < least && front + back > 0) {
+            least = differ;
+            best = a;
+        }
+    }
+    return best;
+}
+
+enum { OPT_CONFIG = 1, OPT_ROUTE, OPT_JSON, OPT_WATCH, OPT_TIMEOUT, OPT_FROM, OPT_HELP, OPT_VERSION, OPT_MARKDOWN };
+
+static const struct option long_options[] = {{"config", required_argument, NULL, OPT_CONFIG},
+                                             {"route", required_argument, NULL, OPT_ROUTE},
+                                             {"json", no_argument, NULL, OPT_JSON},
+                                             {"watch", no_argument, NULL, OPT_WATCH},
+                                             {"timeout", required_argument, NULL, OPT_TIMEOUT},
+                                             {"from", required_argument, NULL, OPT_FROM},
+                                             {"help", no_argument, NULL, OPT_HELP},
+                                             {"version", no_argument, NULL, OPT_VERSION},
+                                             {"markdown", no_argument, NULL, OPT_MARKDOWN},
+                                             {NULL, 0, NULL, 0}};
+
+static bool take_from(const char *text, uint64_t *ret) {
+    char *end;
+    errno = 0;
+    unsigned long long number = strtoull(text, &end, 10);
+    if (errno != 0 || *end || text[0] < '0' || text[0] > '9' || number == 0 || number > INT64_MAX)
+        return false;
+    *ret = number;
+    return true;
+}
+
+/* false: a value that cannot be read; the sentence is in out. */
+static bool take_option(int option, const char *value, ss_cli_args *args, unsigned *given, ss_buf *out) {
+    switch (option) {
+    case OPT_CONFIG:
+        args->config = value;
+        args->config_given = true;
+        return true;
+    case OPT_ROUTE:
+        args->route = value;
+        *given |= TAKES_ROUTE;
+        return true;
+    case OPT_JSON:
+        args->json = true;
+        *given |= TAKES_JSON;
+        return true;
+    case OPT_WATCH:
+        args->watch = true;
+        *given |= TAKES_WATCH;
+        return true;
+    case OPT_MARKDOWN:
+        args->markdown = true;
+        *given |= TAKES_MARKDOWN;
+        return true;
+    case OPT_HELP:
+        args->help = true;
+        return true;
+    case OPT_VERSION:
+        args->version = true;
+        return true;
+    case OPT_TIMEOUT:
+        *given |= TAKES_TIMEOUT;
+        if (ss_parse_seconds(value, &args->timeout))
+            return true;
+        return wrong(out, NULL, "--timeout wants seconds or a duration such as 30, 90s or 5m, not \"%.40s\".", value);
+    default:
+        *given |= TAKES_FROM;
+        if (take_from(value, &args->from))
+            return true;
+        return wrong(out, NULL, "--from wants a sequence, 1 or more, not \"%.40s\".", value);
+    }
+}
+
+static bool check_command(const struct command *command, const ss_cli_args *args, unsigned given, ss_buf *out) {
+    static const struct { unsigned bit; const char *name; } names[] = {
+        {TAKES_ROUTE, "--route"},     {TAKES_JSON, "--json"}, {TAKES_WATCH, "--watch"},
+        {TAKES_TIMEOUT, "--timeout"}, {TAKES_FROM, "--from"}, {TAKES_MARKDOWN, "--markdown"}};
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+        if ((given & names[i].bit) && !(command->takes & names[i].bit))
+            return wrong(out, command, "takes no %s.", names[i].name);
+    if (args->word_count > 0 && !(command->takes & TAKES_WORDS))
+        return wrong(out, command, "\"%.80s\" is one word too many.", args->words[0]);
+    if (strcmp(command->name, "explain") == 0 && !args->markdown && args->word_count != 1)
+        return wrong(out, command, args->word_count ? "takes one code." : "CODE is missing.");
+    if ((command->takes & TAKES_ROUTE) && !args->route)
+        return wrong(out, command, "--route is missing.");
+    if ((command->takes & TAKES_FROM) && !args->from)
+        return wrong(out, command, "--from is missing.");
+    return true;
+}
+
+bool ss_cli_parse(int argc, char **argv, ss_cli_args *ret, ss_buf *out) {
+    unsigned given = 0;
+    int option;
+    *ret = (ss_cli_args){.config = "/etc/sidespool/applier.yaml", .timeout = -1};
+    optind = 0; /* glibc: start afresh, so that tests may parse more than once */
+    opterr = 0;
+    while ((option = getopt_long(argc, argv, ":h", long_options, NULL)) != -1) {
+        if (option == ':')
+            return wrong(out, NULL, "%s wants a value.", argv[optind - 1]);
+        if (option == '?')
+            return wrong(out, NULL, "There is no option \"%.80s\".", argv[optind - 1]);
+        if (!take_option(option == 'h' ? OPT_HELP : option, optarg, ret, &given, out))
+            return false;
+    }
+    if (ret->help || ret->version)
+        return true;
+    if (optind >= argc)
+        return wrong(out, NULL, "A command is missing.");
+    ret->command = argv[optind];
+    ret->words = argv + optind + 1;
+    ret->word_count = argc - optind - 1;
+    const struct command *command = find_command(ret->command);
+    if (command)
+        return check_command(command, ret, given, out);
+    const char *near = nearest(ret->command);
+    if (near)
+        return wrong(out, NULL, "There is no command \"%.80s\"; did you mean \"%s\"?", ret->command, near);
+    return wrong(out, NULL, "There is no command \"%.80s\".", ret->command);
+}
+
+int ss_cli_find_spool(int argc, char **argv) {
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--config") == 0)
+            i++;
+        else if (strncmp(argv[i], "--config=", 9) != 0)
+            return strcmp(argv[i], "spool") == 0 ? i : 0;
+    }
+    return 0;
+}
