@@ -1,0 +1,286 @@
+/* sidespool-<engine>: one process for each source. main() is the list of what is started, in order, and stopped, in reverse.
+ *
+ * Compiled once for each engine with -DSS_AGENT_OPS=<its ss_source_ops>; nothing else here depends on which. */
+#include "agents/agent.h"
+#include "agents/copy.h"
+#include "agents/pipeline.h"
+#include "agents/requests.h"
+#include "sidespool/daemon.h"
+#include "sidespool/log.h"
+
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define STOP_CAPTURE_MS 5000
+#define STOP_COPY_MS 3000
+#define STOP_WORKERS_MS 1000
+
+static const ss_source_ops *const ops = &SS_AGENT_OPS;
+
+typedef struct {
+    const char *config;
+    bool check;
+} arguments;
+
+typedef struct {
+    ss_agent_config *config;
+    struct event_base *base;
+    ss_daemon *daemon;
+    struct event *wake_event, *tick_event;
+    ss_spool *spool;
+    ss_agent_status status;
+    bool status_made;
+    ss_pipeline *pipeline;
+    ss_copies *copies;
+    ss_requests *requests;
+    bool ready; /* systemd was told */
+} agent;
+
+static int usage(FILE *out, int code) {
+    ss_buf text;
+    ss_error err = {0};
+
+    fprintf(out,
+            "Usage: sidespool-%s --config FILE [--check]\n"
+            "Captures every change of one source into its spool.\n\n"
+            "  --config FILE              the agent's file\n"
+            "  --check                    examine every precondition, print one line each, exit 0 or 78\n"
+            "  --version                  print the version\n"
+            "  --print-options-markdown   print the reference of the file's keys\n"
+            "  --help                     print this\n\nKeys of the file:\n",
+            ops->name);
+    ss_buf_init(&text);
+    if (ss_agent_options_print(ops, false, &text, &err) == SS_OK)
+        fputs(ss_buf_cstr(&text), out);
+    ss_buf_done(&text);
+    return code;
+}
+
+static int print_markdown(void) {
+    ss_buf text;
+    ss_error err = {0};
+
+    ss_buf_init(&text);
+    ss_status status = ss_agent_options_print(ops, true, &text, &err);
+    if (status == SS_OK)
+        fputs(ss_buf_cstr(&text), stdout);
+    else
+        ss_log_error(SS_ERROR, "not_printed", &err);
+    ss_buf_done(&text);
+    return status == SS_OK && fflush(stdout) == 0 ? SS_EXIT_DONE : SS_EXIT_IO;
+}
+
+/* -1: go on; else the exit code. */
+static int parse_arguments(int argc, char **argv, arguments *ret) {
+    enum { OPT_MARKDOWN = 256 };
+    static const struct option options[] = {
+        {"config", required_argument, NULL, 'c'},  {"check", no_argument, NULL, 'k'},
+        {"help", no_argument, NULL, 'h'},          {"version", no_argument, NULL, 'v'},
+        {"print-options-markdown", no_argument, NULL, OPT_MARKDOWN}, {NULL, 0, NULL, 0},
+    };
+    int c;
+
+    while ((c = getopt_long(argc, argv, "c:h", options, NULL)) != -1) {
+        switch (c) {
+        case 'c':
+            ret->config = optarg;
+            break;
+        case 'k':
+            ret->check = true;
+            break;
+        case 'h':
+            return usage(stdout, SS_EXIT_DONE);
+        case 'v':
+            printf("sidespool-%s %s\n", ops->name, SS_VERSION);
+            return SS_EXIT_DONE;
+        case OPT_MARKDOWN:
+            return print_markdown();
+        default:
+            return SS_EXIT_USAGE;
+        }
+    }
+    if (optind < argc || ret->config == NULL) {
+        fprintf(stderr, "sidespool-%s: --config FILE is needed, and nothing else; --help tells more\n", ops->name);
+        return SS_EXIT_USAGE;
+    }
+    return -1;
+}
+
+/* ---- what the loop does ---------------------------------------------------------------------------------------------- */
+
+static void on_stop(void *ctx, int signal) {
+    agent *agent = ctx;
+
+    SS_LOG(SS_INFO, "stopping", SS_I("signal", signal));
+    event_base_loopbreak(agent->base);
+}
+
+static bool on_alive(void *ctx) {
+    agent *agent = ctx;
+    return ss_agent_status_alive(&agent->status);
+}
+
+/* Ready once capture has reached the source, or states why it has not. */
+static void tell_systemd(agent *agent) {
+    ss_agent_snapshot now;
+
+    ss_agent_status_get(&agent->status, &now);
+    ss_daemon_status(agent->daemon, "%s%s%.200s", ss_agent_state_name(now.state), now.reason[0] != '\0' ? ": " : "",
+                     now.reason);
+    if (agent->ready || now.state == SS_AGENT_STARTING)
+        return;
+    agent->ready = true;
+    ss_daemon_ready(agent->daemon);
+}
+
+static void on_wake(evutil_socket_t fd, short what, void *ctx) {
+    agent *agent = ctx;
+    (void)fd;
+    (void)what;
+
+    if (ss_agent_status_woken(&agent->status))
+        ss_requests_wake(agent->requests);
+}
+
+static void on_tick(evutil_socket_t fd, short what, void *ctx) {
+    agent *agent = ctx;
+    (void)fd;
+    (void)what;
+
+    tell_systemd(agent);
+    ss_requests_tick(agent->requests);
+}
+
+static void on_history_broke(void *ctx, const char *reason) {
+    agent *agent = ctx;
+    ss_copies_abort(agent->copies, reason);
+}
+
+/* ---- boot ------------------------------------------------------------------------------------------------------------- */
+
+static ss_status make_parts(agent *agent, ss_error *reterr) {
+    const ss_agent_settings *settings = ss_agent_config_settings(agent->config);
+    const ss_source_env *env = ss_agent_config_env(agent->config);
+    ss_spool_options spool = ss_agent_config_spool(agent->config);
+
+    ss_status status = ss_agent_status_init(&agent->status, reterr);
+    if (status != SS_OK)
+        return status;
+    agent->status_made = true;
+    status = ss_spool_open(env->spool_path, env->name, &spool, &agent->spool, reterr);
+    if (status != SS_OK)
+        return status;
+    ss_pipeline_setup pipeline = {ops, env, agent->spool, &agent->status, settings->on_gap, on_history_broke, agent};
+    status = ss_pipeline_new(&pipeline, &agent->pipeline, reterr);
+    if (status != SS_OK)
+        return status;
+    ss_copies_setup copies = {ops, env, agent->spool, &agent->status, agent->pipeline, (size_t)settings->copy.readers};
+    status = ss_copies_new(&copies, &agent->copies, reterr);
+    if (status != SS_OK)
+        return status;
+    ss_requests_setup requests = {ops, env, agent->spool, &agent->status, agent->pipeline, agent->copies, agent->base};
+    return ss_requests_new(&requests, &agent->requests, reterr);
+}
+
+static ss_status make_loop(agent *agent, ss_error *reterr) {
+    agent->base = event_base_new();
+    if (agent->base == NULL)
+        return ss_fail(reterr, SS_STOP, "SS-SYS-0002", "cannot make the event loop");
+    return ss_daemon_new(agent->base, on_stop, on_alive, agent, &agent->daemon, reterr);
+}
+
+static ss_status make_events(agent *agent, ss_error *reterr) {
+    const struct timeval second = {1, 0};
+
+    agent->wake_event = event_new(agent->base, agent->status.wake_fd, EV_READ | EV_PERSIST, on_wake, agent);
+    agent->tick_event = event_new(agent->base, -1, EV_PERSIST, on_tick, agent);
+    if (agent->wake_event == NULL || agent->tick_event == NULL || event_add(agent->wake_event, NULL) != 0 ||
+        event_add(agent->tick_event, &second) != 0)
+        return ss_fail(reterr, SS_STOP, "SS-SYS-0002", "cannot add events to the loop");
+    return SS_OK;
+}
+
+static ss_status run(agent *agent, ss_error *reterr) {
+    ss_status status = ss_pipeline_start(agent->pipeline, reterr);
+    if (status == SS_OK)
+        status = ss_copies_start(agent->copies, reterr);
+    if (status != SS_OK)
+        return status;
+    SS_LOG(SS_INFO, "started", SS_S("version", SS_VERSION), SS_S("spool", ss_spool_dir(agent->spool)));
+    if (event_base_dispatch(agent->base) < 0)
+        return ss_fail(reterr, SS_STOP, "SS-SYS-0002", "the event loop ended by itself");
+    ss_daemon_stopping(agent->daemon);
+    return SS_OK;
+}
+
+/* Everything of ours that is worth anything is durable at every instant, so a thread that waits for a silent source does not
+ * keep the process: then it just exits, and what it leaves open the next start ends (CopyEnd{aborted}) or resumes. */
+static void leave(agent *agent, int code) {
+    ss_error err = {0};
+    bool clean = true;
+
+    if (agent->pipeline != NULL && ss_pipeline_stop(agent->pipeline, STOP_CAPTURE_MS, &err) != SS_OK)
+        clean = false;
+    if (agent->copies != NULL && ss_copies_stop(agent->copies, STOP_COPY_MS, &err) != SS_OK)
+        clean = false;
+    if (agent->requests != NULL && !ss_requests_free(agent->requests, STOP_WORKERS_MS))
+        clean = false;
+    if (!clean) {
+        SS_LOG(SS_INFO, "stopped_at_once", SS_S("reason", "the source does not answer"));
+        _exit(code);
+    }
+    if (agent->wake_event != NULL)
+        event_free(agent->wake_event);
+    if (agent->tick_event != NULL)
+        event_free(agent->tick_event);
+    ss_copies_free(agent->copies);
+    ss_pipeline_free(agent->pipeline);
+    if (agent->spool != NULL)
+        ss_spool_close(agent->spool);
+    if (agent->status_made)
+        ss_agent_status_done(&agent->status);
+    ss_daemon_free(agent->daemon);
+    if (agent->base != NULL)
+        event_base_free(agent->base);
+    ss_agent_config_free(agent->config);
+    SS_LOG(SS_INFO, "stopped", SS_I("exit", code));
+}
+
+int main(int argc, char **argv) {
+    arguments arguments = {0};
+    agent agent = {0};
+    ss_error err = {0};
+
+    int code = parse_arguments(argc, argv, &arguments);
+    if (code >= 0)
+        return code;
+    ss_status status = ss_daemon_process(&err);
+    if (status == SS_OK)
+        status = ss_agent_config_load(arguments.config, ops, &agent.config, &err);
+    if (status != SS_OK) {
+        ss_log_error(SS_ERROR, "configuration", &err);
+        return SS_EXIT_CONFIG;
+    }
+    if (arguments.check) {
+        code = ss_agent_check(agent.config, ops);
+        ss_agent_config_free(agent.config);
+        return code;
+    }
+    const ss_kv common[] = {SS_S("source", ss_agent_config_settings(agent.config)->source)};
+    ss_log_common(common, 1);
+    status = make_loop(&agent, &err);
+    if (status == SS_OK)
+        status = make_parts(&agent, &err);
+    if (status == SS_OK)
+        status = make_events(&agent, &err);
+    if (status == SS_OK)
+        status = run(&agent, &err);
+    if (status != SS_OK)
+        ss_log_error(SS_ERROR, "not_started", &err);
+    code = status == SS_OK ? SS_EXIT_DONE : SS_EXIT_IO;
+    leave(&agent, code);
+    return code;
+}

@@ -1,0 +1,392 @@
+/* One connection's life: connect, compare histories, stream, flush, release. Capture thread only.
+ *
+ * The order that promise 1 rests on is in ss_pipeline_flush: fsynced commit first, then release. */
+#include "agents/pipeline_internal.h"
+
+#include "sidespool/log.h"
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#define POLL_WAIT_MS 500
+#define NUDGE_QUIET_MS 1000 /* a quiet source is asked how far it is, so that lag and wait move */
+#define NUDGE_MARKER_MS 200 /* the same while a marker waits */
+#define FULL_RETRY_MS 500
+
+bool ss_pipeline_stopping(ss_pipeline *p) {
+    pthread_mutex_lock(&p->mutex);
+    bool stop = p->stop;
+    pthread_mutex_unlock(&p->mutex);
+    return stop;
+}
+
+static void set_prepared(ss_pipeline *p, bool prepared) {
+    pthread_mutex_lock(&p->mutex);
+    p->prepared = prepared;
+    pthread_cond_broadcast(&p->cond);
+    pthread_mutex_unlock(&p->mutex);
+}
+
+/* ---- durable, then released --------------------------------------------------------------------------------------- */
+
+static ss_status release(ss_pipeline *p, const char *position, ss_error *reterr) {
+    if (p->source == NULL || position[0] == '\0' || strcmp(position, p->released) == 0)
+        return SS_OK;
+    ss_status status = p->setup.ops->release(p->source, position, reterr);
+    if (status != SS_OK)
+        return status == SS_BUSY ? SS_OK : status; /* not taken now: said again with the next flush */
+    snprintf(p->released, sizeof p->released, "%s", position);
+    ss_agent_status_released(p->setup.status, position);
+    return SS_OK;
+}
+
+/* Commits what has gathered (or all, with `now`), then tells the source.
+ * If we die before the commit, the source sends everything behind its last release again, and recovery has removed what was
+ * half written. If we die between commit and release, the source only keeps its log a little longer: at the next start we
+ * resume from the position that the commit holds, so nothing comes twice. */
+ss_status ss_pipeline_flush(ss_pipeline *p, bool now, ss_error *reterr) {
+    bool committed = false;
+    ss_error err = {0};
+
+    if (now && !p->whole_pending && ss_log_pending(p->log) == 0)
+        return SS_OK;
+    ss_status status = ss_log_flush(p->log, now, &committed, &err);
+    if (status == SS_BUSY || status == SS_RETRY) { /* no room, or the disk refuses: kept in memory, flushed again */
+        ss_pipeline_set_full(p, &err);
+        if (reterr != NULL)
+            *reterr = err;
+        return SS_BUSY;
+    }
+    if (status != SS_OK) {
+        p->spool_failed = true;
+        if (reterr != NULL)
+            *reterr = err;
+        return status;
+    }
+    if (!committed && !now)
+        return SS_OK;
+    p->whole_pending = false;
+    ss_backoff_reset(&p->backoff);
+    const ss_log_state *state = ss_log_get_state(p->log);
+    ss_agent_status_source_time(p->setup.status, p->source_time, p->records);
+    ss_agent_status_committed(p->setup.status, state, NULL);
+    pthread_mutex_lock(&p->mutex);
+    if (p->marker_durable != p->marker_written) {
+        p->marker_durable = p->marker_written;
+        pthread_cond_broadcast(&p->cond);
+    }
+    pthread_mutex_unlock(&p->mutex);
+    return release(p, state->position, reterr);
+}
+
+/* ---- connecting --------------------------------------------------------------------------------------------------- */
+
+/* Appends `record` as a whole unit up to `position` and makes it durable at once. */
+static ss_status append_durable(ss_pipeline *p, const Sidespool__Record *record, const char *position,
+                                ss_error *reterr) {
+    snprintf(p->captured, sizeof p->captured, "%s", position);
+    ss_status status = ss_pipeline_append(p, record, reterr);
+    if (status != SS_OK)
+        return status == SS_BUSY ? SS_RETRY : status;
+    ss_pipeline_whole(p);
+    status = ss_pipeline_flush(p, true, reterr);
+    return status == SS_BUSY ? SS_RETRY : status;
+}
+
+/* The very first start. The identity is durable before prepare makes anything on the source: if we die between the two, the
+ * next start finds an identity without a position, and so knows that a slot of our name is our own half-made one. */
+static ss_status first_start(ss_pipeline *p, const char *identity, ss_error *reterr) {
+    char position[SS_POSITION_MAX] = "";
+
+    ss_status status = ss_log_set_identity(p->log, identity, false, reterr);
+    if (status != SS_OK)
+        return status;
+    ss_agent_state_set(p->setup.status, SS_AGENT_STARTING,
+                       "preparing the source; it may first wait for its running transactions to end", NULL);
+    status = p->setup.ops->prepare(p->source, position, sizeof position, reterr);
+    if (status != SS_OK)
+        return status;
+    Sidespool__Idle idle = SIDESPOOL__IDLE__INIT;
+    Sidespool__Record record = SIDESPOOL__RECORD__INIT;
+    idle.position = position;
+    idle.time = ss_now_us();
+    record.body_case = SIDESPOOL__RECORD__BODY_IDLE;
+    record.idle = &idle;
+    /* If we die before this is durable, the slot just made is dropped by the next start as half-made: nothing was taken from it. */
+    return append_durable(p, &record, position, reterr);
+}
+
+/* The history is broken and the file says resync: everything of the old history is void, a new epoch begins.
+ * If we die anywhere before the Gap is durable, the log's position is still the old one, the source's open sees the same gap
+ * (the slot is missing, or is not at our position), and all of this happens again under one more epoch. */
+static ss_status new_history(ss_pipeline *p, const char *identity, const char *reason, ss_error *reterr) {
+    char position[SS_POSITION_MAX] = "";
+
+    set_prepared(p, false);
+    pthread_mutex_lock(&p->mutex);
+    p->history++;
+    uint64_t incoming = ss_markers_newest(&p->incoming), waiting = ss_markers_newest(&p->markers);
+    if (incoming > p->marker_written)
+        p->marker_written = incoming;
+    if (waiting > p->marker_written)
+        p->marker_written = waiting;
+    size_t dropped = ss_markers_clear(&p->incoming) + ss_markers_clear(&p->markers);
+    p->marker_count = 0;
+    pthread_mutex_unlock(&p->mutex);
+    SS_LOG(SS_WARN, "gap_resync", SS_S("reason", reason), SS_U("markers_dropped", dropped));
+    if (p->setup.history_broke != NULL)
+        p->setup.history_broke(p->setup.ctx, reason);
+
+    ss_status status = p->setup.ops->reset(p->source, reterr);
+    if (status != SS_OK)
+        return status;
+    status = ss_log_set_identity(p->log, identity, true, reterr);
+    if (status != SS_OK)
+        return status;
+    ss_agent_state_set(p->setup.status, SS_AGENT_STARTING,
+                       "starting afresh after a gap; the source may first wait for its running transactions to end", NULL);
+    status = p->setup.ops->prepare(p->source, position, sizeof position, reterr);
+    if (status != SS_OK)
+        return status;
+    Sidespool__Gap gap = SIDESPOOL__GAP__INIT;
+    Sidespool__Record record = SIDESPOOL__RECORD__INIT;
+    gap.epoch = ss_log_get_state(p->log)->epoch;
+    gap.reason = (char *)(uintptr_t)reason; /* packed, never written to */
+    gap.position = position;
+    record.body_case = SIDESPOOL__RECORD__BODY_GAP;
+    record.gap = &gap;
+    p->released[0] = '\0';
+    return append_durable(p, &record, position, reterr);
+}
+
+static ss_status answer_gap(ss_pipeline *p, ss_source_verdict *verdict, ss_error *reterr) {
+    ss_error gap = *reterr;
+
+    if (p->setup.on_gap != SS_ON_GAP_RESYNC) {
+        ss_fail(reterr, SS_STOP, gap.code != NULL ? gap.code : "SS-AGENT-0004",
+                "%s. Nothing is taken until a person decides: set on_gap: resync and restart to copy everything anew", gap.text);
+        return SS_STOP;
+    }
+    if (p->source == NULL) { /* the engine closed it: open again without a history of ours to compare with */
+        ss_status status = p->setup.ops->open(p->setup.env, "", "", true, &p->source, verdict, reterr);
+        if (status != SS_OK)
+            return status;
+    }
+    return new_history(p, verdict->identity, gap.text, reterr);
+}
+
+static ss_status connect_source(ss_pipeline *p, ss_error *reterr) {
+    const ss_source_ops *ops = p->setup.ops;
+    const ss_log_state *state = ss_log_get_state(p->log);
+    ss_source_verdict verdict = {0};
+    bool intended = state->identity[0] != '\0' && state->position[0] == '\0';
+
+    if (ss_agent_state_get(p->setup.status) == SS_AGENT_STARTING)
+        ss_agent_state_set(p->setup.status, SS_AGENT_STARTING, "connecting to the source", NULL);
+    ss_status status = ops->open(p->setup.env, state->identity, state->position, intended, &p->source, &verdict, reterr);
+    if (status == SS_STOP && verdict.gap)
+        status = answer_gap(p, &verdict, reterr);
+    else if (status == SS_OK && state->position[0] == '\0')
+        status = first_start(p, verdict.identity, reterr);
+    else if (status == SS_OK && strcmp(verdict.identity, state->identity) != 0)
+        status = ss_log_set_identity(p->log, verdict.identity, false, reterr);
+    if (status != SS_OK)
+        return status;
+
+    state = ss_log_get_state(p->log);
+    snprintf(p->captured, sizeof p->captured, "%s", state->position);
+    p->released[0] = '\0';
+    status = ops->start(p->source, p->captured, reterr);
+    if (status == SS_OK)
+        set_prepared(p, true);
+    return status;
+}
+
+/* ---- the loop ----------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    bool stop, hold, paused, held;
+} turn_requests;
+
+/* One critical section: what another thread handed over before it lifted its hold is in our list before we take again. */
+static turn_requests take_requests(ss_pipeline *p) {
+    uint64_t count;
+    ssize_t n = read(p->request_fd, &count, sizeof count);
+    (void)n;
+    turn_requests turn;
+
+    pthread_mutex_lock(&p->mutex);
+    if (p->incoming.first != NULL) {
+        *p->markers.last = p->incoming.first;
+        p->markers.last = p->incoming.last;
+        ss_markers_init(&p->incoming);
+    }
+    turn.stop = p->stop;
+    turn.paused = p->paused;
+    turn.held = p->holds > 0;
+    turn.hold = turn.paused || turn.held || p->full;
+    p->taking = !turn.hold && !turn.stop;
+    pthread_mutex_unlock(&p->mutex);
+    return turn;
+}
+
+static void stop_taking(ss_pipeline *p) {
+    pthread_mutex_lock(&p->mutex);
+    if (p->taking) {
+        p->taking = false;
+        pthread_cond_broadcast(&p->cond);
+    }
+    pthread_mutex_unlock(&p->mutex);
+}
+
+static void say_state(ss_pipeline *p, const turn_requests *turn) {
+    if (p->full)
+        ss_agent_state_set(p->setup.status, SS_AGENT_SPOOL_FULL, NULL, &p->full_error);
+    else if (turn->paused)
+        ss_agent_state_set(p->setup.status, SS_AGENT_PAUSED, "paused by request; the source keeps its log until resume",
+                           NULL);
+    else
+        ss_agent_state_set(p->setup.status, SS_AGENT_STREAMING,
+                           turn->held ? "waits for a snapshot of the source to be taken" : NULL, NULL);
+}
+
+static ss_status each_second(ss_pipeline *p, ss_error *reterr) {
+    int64_t now = ss_monotonic_ms();
+    uint64_t removed = 0, used = 0, quota = 0;
+    ss_error err = {0};
+
+    if (now - p->second_ms < 1000)
+        return SS_OK;
+    p->second_ms = now;
+    ss_status status = ss_log_trim(p->log, &removed, &err);
+    if (status == SS_OK)
+        status = ss_spool_usage(p->setup.spool, &used, &quota, &err);
+    if (status == SS_STOP) {
+        p->spool_failed = true;
+        *reterr = err;
+        return SS_STOP;
+    }
+    if (status == SS_OK)
+        ss_agent_status_usage(p->setup.status, used, quota);
+    else if (status == SS_RETRY)
+        ss_log_error(SS_WARN, "trim_failed", &err); /* the next second tries again */
+    if (removed > 0)
+        ss_agent_status_committed(p->setup.status, ss_log_get_state(p->log), NULL);
+    ss_agent_status_source_time(p->setup.status, p->source_time, p->records);
+    return SS_OK;
+}
+
+static ss_status nudge(ss_pipeline *p, ss_error *reterr) {
+    int64_t now = ss_monotonic_ms();
+    bool marker = ss_pipeline_marker_waits(p);
+    int64_t since = now - p->nudged_ms;
+
+    if (!(marker && since >= NUDGE_MARKER_MS) && !(now - p->heard_ms >= NUDGE_QUIET_MS && since >= NUDGE_QUIET_MS))
+        return SS_OK;
+    p->nudged_ms = now;
+    ss_status status = p->setup.ops->nudge(p->source, reterr);
+    return status == SS_BUSY ? SS_OK : status;
+}
+
+/* While there is no room: what is in memory is flushed again, and then one call is let through to see whether it fits. */
+static bool may_try_again(ss_pipeline *p, ss_status *ret_status, ss_error *reterr) {
+    int64_t now = ss_monotonic_ms();
+
+    *ret_status = SS_OK;
+    if (!p->full || now < p->full_retry_ms)
+        return false;
+    p->full_retry_ms = now + FULL_RETRY_MS;
+    ss_error err = {0};
+    ss_status status = ss_pipeline_flush(p, true, &err);
+    if (status == SS_BUSY)
+        return false;
+    if (status != SS_OK) {
+        *ret_status = status;
+        *reterr = err;
+        return false;
+    }
+    p->full = false;
+    return true;
+}
+
+static ss_status one_turn(ss_pipeline *p, bool *ret_stop, ss_error *reterr) {
+    ss_sink sink = ss_pipeline_sink;
+    ss_status status;
+    bool more = false;
+
+    sink.ctx = p;
+    ss_agent_status_turned(p->setup.status);
+    bool trying = may_try_again(p, &status, reterr);
+    if (status != SS_OK)
+        return status;
+    turn_requests turn = take_requests(p);
+    *ret_stop = turn.stop;
+    if (turn.stop)
+        return SS_OK;
+    if (!p->begun && !p->full) {
+        status = ss_pipeline_write_markers(p, p->captured, reterr);
+        if (status != SS_OK && status != SS_BUSY)
+            goto out;
+    }
+    bool hold = turn.hold || p->full;
+    if (!trying)
+        say_state(p, &turn);
+    status = nudge(p, reterr);
+    if (status != SS_OK)
+        goto out;
+    int wait = p->whole_pending ? 0 : ss_pipeline_marker_waits(p) ? NUDGE_MARKER_MS : POLL_WAIT_MS;
+    status = p->setup.ops->poll(p->source, &sink, wait, p->request_fd, hold, &more, reterr);
+    if (status == SS_BUSY)
+        status = SS_OK; /* p->full says so when it was the spool */
+    if (status == SS_OK)
+        status = ss_pipeline_flush(p, !more && p->whole_pending, reterr);
+    if (status == SS_BUSY)
+        status = SS_OK;
+    if (status == SS_OK)
+        status = each_second(p, reterr);
+out:
+    stop_taking(p);
+    return status;
+}
+
+ss_status ss_pipeline_session(ss_pipeline *p, ss_error *reterr) {
+    bool stop = false;
+
+    ss_status status = connect_source(p, reterr);
+    p->heard_ms = p->nudged_ms = ss_monotonic_ms();
+    while (status == SS_OK && !stop)
+        status = one_turn(p, &stop, reterr);
+    return status;
+}
+
+/* The source resumes from the position that is *durable*, so what is whole must be durable before it is opened again: else it
+ * would send again what still stands in memory. */
+ss_status ss_pipeline_settle(ss_pipeline *p, ss_error *reterr) {
+    if (p->in_transaction)
+        SS_LOG(SS_INFO, "transaction_cut", SS_U("xid", p->xid));
+    p->in_transaction = p->begun = false;
+    p->emitted = p->emit_skip = 0;
+    ss_status status = ss_log_rewind(p->log, reterr);
+    if (status == SS_OK && p->whole_pending)
+        status = ss_pipeline_flush(p, true, reterr);
+    if (p->source != NULL && status != SS_BUSY) {
+        p->setup.ops->close(p->source);
+        p->source = NULL;
+    }
+    return status;
+}
+
+bool ss_pipeline_is_gap(ss_pipeline *p) {
+    const ss_log_state *state = ss_log_get_state(p->log);
+    ss_source_verdict verdict = {0};
+    ss_source *source = NULL;
+    ss_error err = {0};
+
+    if (state->position[0] == '\0')
+        return false;
+    ss_status status = p->setup.ops->open(p->setup.env, state->identity, state->position, false, &source, &verdict, &err);
+    if (source != NULL)
+        p->setup.ops->close(source);
+    return status == SS_STOP && verdict.gap;
+}
