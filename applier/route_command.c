@@ -1,0 +1,175 @@
+/* Commands of a person, handed on by the supervisor. Carried out between batches: nothing is half applied then. */
+#include "applier/route.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static ss_status known(ss_route *r, const char *name, bool *ret) {
+    *ret = false;
+    for (size_t i = 0; i < r->table_count && !*ret; i++) {
+        char own[256];
+        snprintf(own, sizeof own, "%s.%s", r->tables[i].st.ns, r->tables[i].st.name);
+        *ret = strcmp(own, name) == 0;
+    }
+    return SS_OK;
+}
+
+/* A table that the route does not hold yet: the agent must have it, or it would be asked for in vain for ever. */
+static ss_status ask_for_new(ss_route *r, const char *name, ss_error *reterr) {
+    if (!strchr(name, '.'))
+        return ss_fail(reterr, SS_STOP, "SS-ROUTE-0011", "%s is not the name of a table; write schema.table", name);
+    int fd;
+    ss_status st = ss_agent_connect(r->config->spool_path, r->conf->source, &fd, reterr);
+    if (st != SS_OK)
+        return st;
+    json_t *answer = NULL;
+    st = ss_agent_ask(fd, json_pack("{s:s,s:s,s:[s]}", "op", "copy", "route", r->conf->name, "tables", name), 10000, NULL, &answer, reterr);
+    json_decref(answer);
+    close(fd);
+    return st;
+}
+
+static ss_status resync(ss_route *r, const json_t *command, ss_error *reterr) {
+    json_t *tables = json_object_get(command, "tables"), *name;
+    size_t i;
+    bool all = !json_is_array(tables) || json_array_size(tables) == 0;
+    json_array_foreach(tables, i, name) {
+        const char *text = json_string_value(name);
+        if (!text)
+            return ss_fail(reterr, SS_STOP, "SS-ROUTE-0011", "resync wants names of tables");
+        if (strcmp(text, "*") == 0) {
+            all = true;
+            continue;
+        }
+        bool is_known;
+        ss_status st = known(r, text, &is_known);
+        if (st == SS_OK && !is_known)
+            st = ask_for_new(r, text, reterr);
+        if (st != SS_OK)
+            return st;
+    }
+    if (all)
+        r->resync_all = true;
+    else {
+        if (!r->resync)
+            r->resync = json_array();
+        if (!r->resync || json_array_extend(r->resync, tables) != 0)
+            return ss_fail(reterr, SS_RETRY, "SS-ROUTE-0003", "out of memory for the command");
+    }
+    SS_LOG(SS_INFO, "resync_asked", SS_S("route", r->conf->name), SS_S("tables", all ? "all" : "named"));
+    return SS_OK;
+}
+
+ss_status ss_route_resync_pending(ss_route *r, ss_error *reterr) {
+    if (!r->resync_all && !r->resync)
+        return SS_OK;
+    json_t *name;
+    size_t i;
+    if (r->resync_all)
+        for (i = 0; i < r->table_count; i++)
+            ss_route_table_absent(&r->tables[i]);
+    json_array_foreach(r->resync, i, name) {
+        const char *text = json_string_value(name), *dot = text ? strchr(text, '.') : NULL;
+        if (!text || !dot || strcmp(text, "*") == 0)
+            continue;
+        ss_route_table *t = NULL;
+        for (size_t k = 0; k < r->table_count && !t; k++) {
+            char own[256];
+            snprintf(own, sizeof own, "%s.%s", r->tables[k].st.ns, r->tables[k].st.name);
+            t = strcmp(own, text) == 0 ? &r->tables[k] : NULL;
+        }
+        if (!t) {
+            char ns[128];
+            snprintf(ns, sizeof ns, "%.*s", (int)(dot - text), text);
+            ss_status st = ss_route_table_add(r, ns, dot + 1, &t, reterr);
+            if (st != SS_OK)
+                return st;
+        }
+        ss_route_table_absent(t);
+    }
+    bool all = r->resync_all;
+    ss_progress p = r->progress;
+    ss_status st = ss_progress_write(r, &p, reterr);
+    if (st != SS_OK)
+        return st;
+    if (all)
+        r->copy.ask_all = true;
+    r->resync_all = false;
+    json_decref(r->resync);
+    r->resync = NULL;
+    ss_intake_close(&r->catchup);
+    r->copy.next_ask_ms = 0;
+    r->copy.one_by_one = false;
+    return SS_OK;
+}
+
+/* replay: the records from `from` on are applied once more. Meant for a target that was put back to that place by hand: on any other, strict
+ * applying finds rows that are there already, and stops with drift. */
+static ss_status replay(ss_route *r, const json_t *command, ss_error *reterr) {
+    json_t *from_json = json_object_get(command, "from");
+    uint64_t from = json_is_integer(from_json) && json_integer_value(from_json) > 0 ? (uint64_t)json_integer_value(from_json) : 0;
+    if (!from)
+        return ss_fail(reterr, SS_STOP, "SS-ROUTE-0011", "replay wants --from SEQ, a sequence of the stream (sidespool spool ls)");
+    if (!r->paused && !r->halted)
+        return ss_fail(reterr, SS_STOP, "SS-ROUTE-0006", "route %s is running; first: sidespool pause --route %s", r->conf->name, r->conf->name);
+    ss_reader *reader = NULL;
+    const ss_log_state *log;
+    ss_status st = r->open ? SS_OK : ss_route_session_open(r, reterr);
+    if (st != SS_OK)
+        return st;
+    st = ss_reader_open(r->config->spool_path, r->conf->source, SS_LOG_STREAM, 0, &reader, reterr);
+    if (st == SS_OK)
+        st = ss_reader_state(reader, &log, reterr);
+    if (st == SS_OK && (from < log->first || from > r->progress.sequence + 1))
+        st = ss_fail(reterr, SS_STOP, "SS-ROUTE-0006",
+                     "cannot replay from %" PRIu64 ": the spool holds %" PRIu64 " to %" PRIu64 ", and the target has applied up to %" PRIu64 " (nothing is left out: a later place is refused)",
+                     from, log->first, log->committed, r->progress.sequence);
+    if (st == SS_OK) {
+        SS_LOG(SS_WARN, "replay", SS_S("route", r->conf->name), SS_U("from", from), SS_U("was", r->progress.sequence),
+               SS_S("meaning", "records from there on are applied again; rows that the target already holds stop the route with drift"));
+        ss_progress p = r->progress;
+        p.sequence = from - 1;
+        st = ss_progress_write(r, &p, reterr);
+    }
+    ss_reader_close(reader);
+    ss_route_session_close(r);
+    if (st == SS_OK)
+        r->halted = false;
+    return st;
+}
+
+static void go_on(ss_route *r) {
+    r->halted = false;
+    r->retry_ms = 0;
+    r->failures = 0;
+}
+
+void ss_route_command(ss_route *r, json_t *command) {
+    const char *cmd = json_string_value(json_object_get(command, "cmd"));
+    ss_error err = {0};
+    ss_status st = SS_OK;
+    if (!cmd) {
+        st = ss_fail(&err, SS_STOP, "SS-ROUTE-0011", "a command without a name");
+    } else if (strcmp(cmd, "pause") == 0) {
+        r->paused = true; /* between batches: nothing is being applied */
+    } else if (strcmp(cmd, "resume") == 0) {
+        r->paused = false;
+        go_on(r);
+    } else if (strcmp(cmd, "resync") == 0) {
+        st = resync(r, command, &err);
+        if (st == SS_OK)
+            go_on(r);
+    } else if (strcmp(cmd, "replay") == 0) {
+        st = replay(r, command, &err);
+        if (st == SS_OK)
+            go_on(r);
+    } else if (strcmp(cmd, "verify") == 0) {
+        ss_report_reply(r, command, NULL);
+        ss_verify_start(r, command);
+        return;
+    } else {
+        st = ss_fail(&err, SS_STOP, "SS-ROUTE-0011", "the command %s is not known to this version", cmd);
+    }
+    ss_report_reply(r, command, st == SS_OK ? NULL : &err);
+}
