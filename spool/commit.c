@@ -435,7 +435,7 @@ static void compact(ss_log *log) {
 }
 
 static ss_status commit_step(ss_log *log, unsigned *tries, ss_error *reterr) {
-    size_t to;
+    size_t to = 0;
     ss_status status = ss_log_reopen(log, reterr);
     if (status == SS_OK)
         status = ss_log_finish_roll(log, reterr);

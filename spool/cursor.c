@@ -114,7 +114,7 @@ static int store(ss_cursors *cursors, const consumer *c) {
 
 ss_status ss_cursors_set(ss_cursors *cursors, const char *name, ss_log_kind kind, uint64_t applied, bool now,
                          ss_error *reterr) {
-    consumer *c;
+    consumer *c = NULL;
     ss_status status = find(cursors, name, &c, reterr);
     if (status != SS_OK)
         return status;
