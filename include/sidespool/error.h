@@ -32,9 +32,15 @@ typedef struct {
 /* Fills *reterr (which may be NULL) and returns `status`, so that a caller can `return ss_fail(...)`. */
 ss_status ss_fail_at(ss_error *reterr, ss_status status, const char *code, const char *where, int sys_errno,
                      const char *fmt, ...) SS_PRINTF(6, 7);
-#define ss_fail(reterr, status, code, ...) ss_fail_at((reterr), (status), (code), __func__, 0, __VA_ARGS__)
-/* The same with errno's text appended; pass the saved errno. */
-#define ss_fail_sys(reterr, status, code, err, ...) ss_fail_at((reterr), (status), (code), __func__, (err), __VA_ARGS__)
+/* The macros yield `status` itself, so that the compiler sees that a failed call left its `ret_` arguments untouched. */
+static inline ss_status ss_said(ss_status noted, ss_status status) {
+    (void)noted;
+    return status;
+}
+#define ss_fail(reterr, status, code, ...) \
+    ss_said(ss_fail_at((reterr), (status), (code), __func__, 0, __VA_ARGS__), (status))
+#define ss_fail_sys(reterr, status, code, err, ...) \
+    ss_said(ss_fail_at((reterr), (status), (code), __func__, (err), __VA_ARGS__), (status))
 
 /* Puts "prefix: " before an error's text, keeping its code. */
 void ss_error_prefix(ss_error *err, const char *fmt, ...) SS_PRINTF(2, 3);
