@@ -7,7 +7,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-struct ss_agent_ask {
+struct ss_agent_link {
     struct bufferevent *link;
     struct event *timer; /* the timeout, or at once: what failed before the first line */
     ss_agent_answer answer;
@@ -16,7 +16,7 @@ struct ss_agent_ask {
     char error[512];
 };
 
-static void ended(ss_agent_ask *ask) {
+static void ended(ss_agent_link *ask) {
     ss_agent_answer answer = ask->answer;
     ask->answer = NULL;
     if (ask->link)
@@ -32,7 +32,7 @@ static void on_timer(evutil_socket_t fd, short what, void *ctx) {
 }
 
 static void on_read(struct bufferevent *link, void *ctx) {
-    ss_agent_ask *ask = ctx;
+    ss_agent_link *ask = ctx;
     struct evbuffer *in = bufferevent_get_input(link);
     size_t len;
     char *line = evbuffer_readln(in, &len, EVBUFFER_EOL_LF);
@@ -61,7 +61,7 @@ static void on_read(struct bufferevent *link, void *ctx) {
 }
 
 static void on_event(struct bufferevent *link, short what, void *ctx) {
-    ss_agent_ask *ask = ctx;
+    ss_agent_link *ask = ctx;
     (void)link;
     (void)what;
     (void)snprintf(ask->error, sizeof(ask->error), "The agent closed the connection%s.",
@@ -71,7 +71,7 @@ static void on_event(struct bufferevent *link, short what, void *ctx) {
 }
 
 /* Returns the connected socket, or -1 with ask->error and ask->absent set. */
-static int connect_agent(ss_agent_ask *ask, const char *spool_path, const char *source) {
+static int connect_agent(ss_agent_link *ask, const char *spool_path, const char *source) {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
     int len = snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/%s/agent.sock", spool_path, source);
     ask->absent = true;
@@ -100,16 +100,16 @@ static int connect_agent(ss_agent_ask *ask, const char *spool_path, const char *
     return -1;
 }
 
-ss_agent_ask *ss_agent_ask_new(ss_supervisor *sup, const char *source, json_t *request_take, int timeout_ms,
+ss_agent_link *ss_agent_link_new(ss_supervisor *sup, const char *source, json_t *request_take, int timeout_ms,
                                ss_agent_answer answer, void *ctx) {
-    ss_agent_ask *ask = calloc(1, sizeof(*ask));
+    ss_agent_link *ask = calloc(1, sizeof(*ask));
     char *line = request_take ? json_dumps(request_take, JSON_COMPACT) : NULL;
     json_decref(request_take);
     if (ask)
         ask->timer = evtimer_new(sup->base, on_timer, ask);
     if (!ask || !line || !ask->timer) {
         free(line);
-        ss_agent_ask_free(ask);
+        ss_agent_link_free(ask);
         return NULL;
     }
     ask->answer = answer;
@@ -123,7 +123,7 @@ ss_agent_ask *ss_agent_ask_new(ss_supervisor *sup, const char *source, json_t *r
         if (!ask->link) {
             close(fd);
             free(line);
-            ss_agent_ask_free(ask);
+            ss_agent_link_free(ask);
             return NULL;
         }
         (void)snprintf(ask->error, sizeof(ask->error), "The agent of source %s did not answer within %d ms.", source,
@@ -137,7 +137,7 @@ ss_agent_ask *ss_agent_ask_new(ss_supervisor *sup, const char *source, json_t *r
     return ask;
 }
 
-void ss_agent_ask_free(ss_agent_ask *ask) {
+void ss_agent_link_free(ss_agent_link *ask) {
     if (!ask)
         return;
     if (ask->timer)

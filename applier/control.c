@@ -31,7 +31,7 @@ struct ss_client {
     bool pause, was_asked; /* FOR_REPLY: which wish is remembered once taken; FOR_MARK: the agent has taken the mark once */
     char command[16];
     ss_status_job *job;
-    ss_agent_ask *ask;
+    ss_agent_link *ask;
 };
 
 /* ---- the end of a client --------------------------------------------------------------------------------------- */
@@ -46,7 +46,7 @@ static void client_free(ss_client *client) {
         client->next->prev = client->prev;
     sup->client_count--;
     ss_status_job_free(client->job);
-    ss_agent_ask_free(client->ask);
+    ss_agent_link_free(client->ask);
     if (client->timer)
         event_free(client->timer);
     if (client->again)
@@ -75,7 +75,7 @@ static bool put_line(ss_client *client, json_t *line_take) {
 static void finish(ss_client *client, json_t *line_take) {
     struct timeval patience = {REQUEST_PATIENCE_S, 0};
     client->waits = FOR_GOODBYE;
-    ss_agent_ask_free(client->ask);
+    ss_agent_link_free(client->ask);
     client->ask = NULL;
     if (client->again)
         evtimer_del(client->again);
@@ -137,7 +137,7 @@ static void on_mark_answer(void *ctx, json_t *answer, bool absent, const char *e
                error, client->route->config->source);
         return;
     }
-    ss_agent_ask_free(client->ask);
+    ss_agent_link_free(client->ask);
     client->ask = NULL;
     /* It answered once, so it is being restarted. A second mark with the same id stands later: no promise is weakened. */
     struct timeval wait = {AGENT_AGAIN_MS / 1000, AGENT_AGAIN_MS % 1000 * 1000};
@@ -145,8 +145,8 @@ static void on_mark_answer(void *ctx, json_t *answer, bool absent, const char *e
 }
 
 static void ask_mark(ss_client *client) {
-    ss_agent_ask_free(client->ask);
-    client->ask = ss_agent_ask_new(client->sup, client->route->config->source,
+    ss_agent_link_free(client->ask);
+    client->ask = ss_agent_link_new(client->sup, client->route->config->source,
                                    json_pack("{s:s,s:s,s:s}", "op", "mark", "id", client->id, "kind", "wait"),
                                    10 * SS_AGENT_TIMEOUT_MS, on_mark_answer, client);
     if (!client->ask)

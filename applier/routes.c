@@ -52,18 +52,11 @@ static void measure_copy(ss_route_proc *route) {
 }
 
 static void on_status(ss_route_proc *route, json_t *status) {
-    char scratch[768];
-    const char *reason;
-    char *before = strdup(ss_route_state(route, scratch, sizeof(scratch), &reason));
     json_decref(route->status);
     route->status = json_incref(status);
+    if (!json_is_false(json_object_get(status, "progress")))
+        route->progress_us = route->seen_us;
     measure_copy(route);
-    const char *state = ss_route_state(route, scratch, sizeof(scratch), &reason);
-    if (before && strcmp(before, state) != 0)
-        SS_LOG(strcmp(state, "halted") == 0 ? SS_ERROR : SS_INFO, "route_state",
-               SS_S("route", route->config->name), SS_S("before", before), SS_S("state", state),
-               SS_S("reason", reason));
-    free(before);
     ss_control_route_status(route);
 }
 
@@ -72,7 +65,7 @@ static void on_line(ss_route_proc *route, const char *line, size_t len) {
     if (!json_is_object(message)) {
         SS_LOG(SS_WARN, "route_line_unreadable", SS_S("route", route->config->name), SS_U("bytes", len));
     } else {
-        route->seen_us = ss_now_us();
+        route->seen_us = ss_wall_us();
         json_t *status = json_object_get(message, "status");
         if (json_is_object(status))
             on_status(route, status);
@@ -169,13 +162,13 @@ static int spawn_process(ss_route_proc *route, int fd, pid_t *ret) {
 
 static void start_later(ss_route_proc *route) {
     int64_t ms = (int64_t)ss_backoff_next(&route->backoff);
-    route->next_start_us = ss_now_us() + ms * 1000;
+    route->next_start_us = ss_wall_us() + ms * 1000;
     arm(route, ms);
 }
 
 static void start_failed(ss_route_proc *route, int err) {
     (void)snprintf(route->ended, sizeof(route->ended), "could not be started: %s", strerror(err));
-    route->ended_us = ss_now_us();
+    route->ended_us = ss_wall_us();
     SS_LOG(SS_ERROR, "route_not_started", SS_S("route", route->config->name), SS_S("code", "SS-APP-0010"),
            SS_S("error", strerror(err)));
     start_later(route);
@@ -205,7 +198,7 @@ static void start_route(ss_route_proc *route) {
     }
     bufferevent_setcb(route->link, on_read, NULL, on_event, route);
     bufferevent_enable(route->link, EV_READ | EV_WRITE);
-    route->started_us = route->seen_us = ss_now_us();
+    route->started_us = route->seen_us = route->progress_us = ss_wall_us();
     SS_LOG(SS_INFO, "route_started", SS_S("route", route->config->name), SS_S("source", route->config->source),
            SS_I("pid", route->pid));
     if (route->paused)
@@ -223,7 +216,7 @@ static void on_ended(ss_route_proc *route, int how) {
         (void)snprintf(route->ended, sizeof(route->ended), "was killed by SIG%s", signal_name(WTERMSIG(how)));
     else
         (void)snprintf(route->ended, sizeof(route->ended), "ended with exit code %d", WEXITSTATUS(how));
-    route->ended_us = ss_now_us();
+    route->ended_us = ss_wall_us();
     SS_LOG(route->sup->stopping ? SS_INFO : SS_WARN, "route_ended", SS_S("route", route->config->name),
            SS_I("pid", route->pid), SS_S("how", route->ended));
     route->pid = 0;
@@ -363,7 +356,7 @@ uint64_t ss_route_send(ss_route_proc *route, json_t *command_take) {
 
 const char *ss_route_state(const ss_route_proc *route, char *scratch, size_t size, const char **ret_reason) {
     if (route->pid == 0 && route->ended_us > 0) {
-        int64_t left = (route->next_start_us - ss_now_us() + 999999) / 1000000;
+        int64_t left = (route->next_start_us - ss_wall_us() + 999999) / 1000000;
         (void)snprintf(scratch, size, "its process %s; it starts again in %lld s", route->ended,
                        (long long)(left < 0 ? 0 : left));
         *ret_reason = scratch;
@@ -392,5 +385,6 @@ bool ss_route_is_well(const ss_route_proc *route, int64_t now_us) {
     bool applying = strcmp(state, "streaming") == 0 || strcmp(state, "catching_up") == 0;
     if (applying && now_us - route->seen_us > SS_ROUTE_SILENCE_US)
         return false;
-    return !json_is_false(json_object_get(route->status, "progress"));
+    /* Between two of its lines nothing may have moved for good reasons: a slow statement, a large transaction. */
+    return now_us - route->progress_us < SS_ROUTE_STANDSTILL_US;
 }

@@ -16,12 +16,13 @@
 extern char **environ;
 
 #define RETAINED_IS_MUCH (1LL << 30) /* bytes of log that a source keeps for us before it is called a trouble */
+#define QUIET_US (65LL * 1000000)
 #define CONSUMERS_MOST 65536u        /* bytes read from the child */
 
 struct probe {
     ss_status_job *job;
     const char *source;
-    ss_agent_ask *ask;
+    ss_agent_link *ask;
     json_t *agent;        /* the answer; NULL: not yet */
     pid_t child;          /* reads the consumers */
     int out;
@@ -41,16 +42,23 @@ struct ss_status_job {
 
 /* ---- the numbers ----------------------------------------------------------------------------------------------- */
 
+/* Only an agent that streams can say that the source has nothing more; without it time goes on and nobody knows. A quiet
+ * source speaks at least twice in its wal_sender_timeout (60 s); one that never does is asked for its distance instead. */
+static bool agent_is_current(const json_t *agent, int64_t now_us) {
+    const json_t *distance = json_object_get(json_object_get(agent, "source_status"), "lag_bytes");
+    if (strcmp(ss_json_text(agent, "state", ""), "streaming") != 0)
+        return false;
+    return now_us - ss_json_int(agent, "source_time") < QUIET_US ||
+           (json_is_integer(distance) && json_integer_value(distance) <= 0);
+}
+
 int64_t ss_status_lag(const json_t *route_status, const json_t *agent, int64_t now_us) {
     int64_t as_of = ss_json_int(route_status, "as_of");
     int64_t sequence = ss_json_int(route_status, "sequence");
     if (as_of <= 0)
         return -1;
-    /* Only an agent that streams can say that the source has nothing more; without it time goes on and we know nothing. */
-    bool agent_knows = strcmp(ss_json_text(agent, "state", ""), "streaming") == 0;
-    bool waits = ss_json_int(route_status, "behind_records") > 0 || ss_json_int(agent, "committed") > sequence ||
-                 ss_json_int(json_object_get(agent, "source_status"), "lag_bytes") > 0;
-    if (agent_knows && !waits && strcmp(ss_json_text(route_status, "state", ""), "streaming") == 0)
+    bool waits = ss_json_int(route_status, "behind_records") > 0 || ss_json_int(agent, "committed") > sequence;
+    if (!waits && agent_is_current(agent, now_us) && strcmp(ss_json_text(route_status, "state", ""), "streaming") == 0)
         return 0;
     return now_us > as_of ? now_us - as_of : 0;
 }
@@ -201,9 +209,9 @@ static void troubles_of_source_log(json_t *list, const char *source, const json_
     const char *wal = ss_json_text(own, "wal_status", "");
     char remedy[256];
     (void)snprintf(remedy, sizeof(remedy), "see why the agent does not go on: journalctl -u 'sidespool-*@%s'", source);
-    if (strcmp(wal, "lost") == 0)
+    if (strcmp(wal, "lost") == 0 || json_is_false(json_object_get(own, "slot_exists")))
         trouble(list, "source_gap", NULL, source, "set on_gap: resync in the agent's file, or remove and copy anew",
-                "Source %s has dropped the log that our slot needs.", source);
+                "Source %s no longer holds the log that the copy needs: our slot is lost or gone.", source);
     else if (strcmp(wal, "unreserved") == 0)
         trouble(list, "source_retains", NULL, source, remedy,
                 "Source %s is about to drop the log that our slot needs.", source);
@@ -316,7 +324,7 @@ static void job_finish(ss_status_job *job) {
             (void)json_object_set(job->sup->consumers, probe->source, probe->consumers);
         }
     }
-    json_t *document = ss_status_document(job->sup, agents, ss_now_us());
+    json_t *document = ss_status_document(job->sup, agents, ss_wall_us());
     json_decref(agents);
     job->done(job->ctx, document);
 }
@@ -405,7 +413,7 @@ static bool start_probes(ss_status_job *job) {
             continue;
         struct probe *probe = &job->probes[job->count++];
         *probe = (struct probe){.job = job, .source = source, .out = -1};
-        probe->ask = ss_agent_ask_new(sup, source, json_pack("{s:s}", "op", "status"), SS_AGENT_TIMEOUT_MS, on_agent,
+        probe->ask = ss_agent_link_new(sup, source, json_pack("{s:s}", "op", "status"), SS_AGENT_TIMEOUT_MS, on_agent,
                                       probe);
         if (!probe->ask)
             return false;
@@ -437,7 +445,7 @@ void ss_status_job_free(ss_status_job *job) {
         return;
     for (size_t i = 0; i < job->count; i++) {
         struct probe *probe = &job->probes[i];
-        ss_agent_ask_free(probe->ask);
+        ss_agent_link_free(probe->ask);
         child_done(probe);
         if (probe->text)
             evbuffer_free(probe->text);

@@ -11,7 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
-int64_t ss_now_us(void) {
+int64_t ss_wall_us(void) {
     struct timespec now;
     (void)clock_gettime(CLOCK_REALTIME, &now);
     return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
@@ -82,7 +82,7 @@ void ss_supervisor_stopped(ss_supervisor *sup) {
 
 static bool on_alive(void *ctx) {
     const ss_supervisor *sup = ctx;
-    int64_t now = ss_now_us();
+    int64_t now = ss_wall_us();
     for (size_t i = 0; i < sup->route_count; i++) {
         if (ss_route_is_well(&sup->routes[i], now))
             continue;
@@ -160,7 +160,7 @@ static void close_all(ss_supervisor *sup) {
 }
 
 int ss_supervisor_run(const ss_applier_config *config) {
-    ss_supervisor sup = {.config = config, .lock_fd = -1, .started_us = ss_now_us()};
+    ss_supervisor sup = {.config = config, .lock_fd = -1, .started_us = ss_wall_us()};
     ss_error err = {0};
     int exit_code = SS_EXIT_DONE;
     ss_status status = open_all(&sup, &err);

@@ -23,6 +23,7 @@
 #define SS_AGENT_TIMEOUT_MS 2000
 #define SS_STOP_PATIENCE_S 8          /* between SIGTERM and SIGKILL to a route */
 #define SS_ROUTE_SILENCE_US (600LL * 1000000) /* applying without a word for so long is no progress */
+#define SS_ROUTE_STANDSTILL_US (60LL * 1000000) /* saying for so long that nothing moves is no progress */
 
 typedef struct ss_supervisor ss_supervisor;
 typedef struct ss_client ss_client;
@@ -37,6 +38,7 @@ typedef struct {
     ss_backoff backoff;        /* between its starts */
     uint64_t restarts;         /* since the supervisor started */
     int64_t started_us, ended_us, seen_us, next_start_us;
+    int64_t progress_us;       /* when it last said that it makes progress */
     char ended[96];            /* how it ended last: "killed by SIGBUS" */
     json_t *status;            /* its last status; NULL: none since it was started */
     bool paused;               /* a person's wish; outlives the process by a file */
@@ -65,7 +67,7 @@ struct ss_supervisor {
     char notified[256];        /* STATUS= as last said */
 };
 
-int64_t ss_now_us(void);
+int64_t ss_wall_us(void);
 const char *ss_json_text(const json_t *object, const char *key, const char *otherwise);
 int64_t ss_json_int(const json_t *object, const char *key);
 
@@ -104,15 +106,15 @@ void ss_control_route_ended(ss_route_proc *route);
 SS_MUST ss_status ss_control_path(const ss_applier_config *config, char ret[SS_SOCKET_PATH_MAX + 1], ss_error *reterr);
 
 /* ---- agent_link.c ---------------------------------------------------------------------------------------------- */
-typedef struct ss_agent_ask ss_agent_ask;
+typedef struct ss_agent_link ss_agent_link;
 /* Called for each line from the agent, and once with answer NULL when it cannot be reached, is silent past the timeout, or
  * has closed the connection: `error` then says it in one sentence, `absent` that nobody listens. After NULL nothing follows.
- * The answer is borrowed. ss_agent_ask_free may be called inside. */
+ * The answer is borrowed. ss_agent_link_free may be called inside. */
 typedef void (*ss_agent_answer)(void *ctx, json_t *answer, bool absent, const char *error);
 /* Asks <spool.path>/<source>/agent.sock. The request is taken. NULL: out of memory. The callback never runs inside this call. */
-ss_agent_ask *ss_agent_ask_new(ss_supervisor *sup, const char *source, json_t *request_take, int timeout_ms,
+ss_agent_link *ss_agent_link_new(ss_supervisor *sup, const char *source, json_t *request_take, int timeout_ms,
                                ss_agent_answer answer, void *ctx);
-void ss_agent_ask_free(ss_agent_ask *ask); /* takes NULL */
+void ss_agent_link_free(ss_agent_link *ask); /* takes NULL */
 
 /* ---- status.c -------------------------------------------------------------------------------------------------- */
 typedef struct ss_status_job ss_status_job;
