@@ -341,11 +341,15 @@ ss_status ss_reader_next(ss_reader *reader, ss_bytes *ret_record, uint64_t *ret_
 
 ss_status ss_reader_seek(ss_reader *reader, uint64_t from, ss_error *reterr) {
     uint64_t was = reader->next;
-    from = from == 0 ? 1 : from;
+    bool held_first = from == 0; /* whatever is held first: the caller knows nothing of this log yet */
     reader->next = 1; /* what is known of `committed` is looked at from the new place, not from the old one */
     ss_status status = refresh(reader, reterr);
     if (status == SS_OK)
         status = relist(reader, reterr);
+    if (status == SS_OK && held_first) {
+        from = reader->names.items[0].first;
+        from = from > reader->committed + 1 ? reader->committed + 1 : from;
+    }
     if (status == SS_OK && (from > reader->committed + 1 || from < reader->names.items[0].first))
         status = gap(reader, from, reterr);
     if (status != SS_OK) {
