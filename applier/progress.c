@@ -3,13 +3,13 @@
 
 #include <time.h>
 
-uint64_t ss_now_ms(void) {
+uint64_t ss_route_now_ms(void) {
     struct timespec ts;
     clock_gettime(CLOCK_MONOTONIC, &ts);
     return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
 }
 
-int64_t ss_now_us(void) {
+int64_t ss_route_now_us(void) {
     struct timespec ts;
     clock_gettime(CLOCK_REALTIME, &ts);
     return (int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
@@ -51,7 +51,7 @@ ss_status ss_progress_write(ss_route *r, const ss_progress *progress, ss_error *
     r->progress = *progress;
     r->progress.exists = true;
     r->progress_dirty = false;
-    r->wrote_ms = ss_now_ms();
+    r->wrote_ms = ss_route_now_ms();
     return ss_progress_cursors(r, false, reterr);
 }
 

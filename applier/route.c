@@ -223,12 +223,12 @@ static ss_status step(ss_route *r, ss_error *reterr) {
     if (st != SS_OK)
         return st;
     bool did = false, at_end = false;
-    if (ss_route_tables_in(r, SS_TABLE_COPYING) || ss_now_ms() >= r->copy_look_ms) {
+    if (ss_route_tables_in(r, SS_TABLE_COPYING) || ss_route_now_ms() >= r->copy_look_ms) {
         st = ss_route_copy_step(r, reterr);
         if (st != SS_OK && st != SS_BUSY)
             return st;
         did = st == SS_OK;
-        r->copy_look_ms = did ? 0 : ss_now_ms() + 1000;
+        r->copy_look_ms = did ? 0 : ss_route_now_ms() + 1000;
     }
     for (int i = 0; i < CATCHUP_TURNS; i++) {
         st = ss_route_catchup_step(r, reterr);
@@ -245,13 +245,13 @@ static ss_status step(ss_route *r, ss_error *reterr) {
         did = did || st == SS_OK;
         at_end = st == SS_BUSY;
     }
-    if (!did || ss_now_ms() >= r->look_ms) {
-        r->look_ms = ss_now_ms() + 500;
+    if (!did || ss_route_now_ms() >= r->look_ms) {
+        r->look_ms = ss_route_now_ms() + 500;
         st = look(r, at_end, reterr);
         if (st != SS_OK)
             return st;
     }
-    if (r->progress_dirty && !r->stream.partial_open && ss_now_ms() >= r->wrote_ms + 1000) {
+    if (r->progress_dirty && !r->stream.partial_open && ss_route_now_ms() >= r->wrote_ms + 1000) {
         ss_progress p = r->progress;
         if (!r->copy.dirty)
             p.copy_sequence = r->copy.read_to;
@@ -290,7 +290,7 @@ static void failed(ss_route *r, ss_status st, const ss_error *err) {
     if (wait > BACKOFF_MOST_MS)
         wait = BACKOFF_MOST_MS;
     wait = wait / 2 + (uint64_t)random() % (wait / 2 + 1);
-    r->retry_ms = ss_now_ms() + wait;
+    r->retry_ms = ss_route_now_ms() + wait;
     if (r->failures++ == 0 || strncmp(r->reason, reason, sizeof reason) != 0)
         ss_log_error(SS_WARN, r->blame_target ? "target_not_available" : "source_not_available", err);
     ss_report_state(r, r->blame_target ? SS_ROUTE_WAITING_TARGET : SS_ROUTE_WAITING_SOURCE, reason);
@@ -330,7 +330,7 @@ static int turn(ss_route *r) {
         ss_report_state(r, SS_ROUTE_PAUSED, "paused by a person; sidespool resume goes on");
         return 1000;
     }
-    uint64_t now = ss_now_ms();
+    uint64_t now = ss_route_now_ms();
     if (now < r->retry_ms)
         return (int)(r->retry_ms - now < 1000 ? r->retry_ms - now : 1000);
     ss_error err = {0};
@@ -347,7 +347,7 @@ static int turn(ss_route *r) {
 }
 
 int ss_route_run(ss_route *r) {
-    r->since_us = ss_now_us();
+    r->since_us = ss_route_now_us();
     while (!r->stopping) {
         serve(r);
         if (r->stopping)

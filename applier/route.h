@@ -152,8 +152,8 @@ typedef struct ss_route {
 } ss_route;
 
 /* Milliseconds of the monotonic clock; microseconds since 1970. */
-uint64_t ss_now_ms(void);
-int64_t ss_now_us(void);
+uint64_t ss_route_now_ms(void);
+int64_t ss_route_now_us(void);
 
 /* ---- route.c */
 int ss_route_run(ss_route *r);

@@ -40,7 +40,7 @@ static ss_status await(int fd, short events, uint64_t until, const atomic_bool *
             return ss_fail_sys(reterr, SS_RETRY, "SS-ROUTE-0008", errno, "waiting for the agent's answer failed");
         if (cancel && atomic_load(cancel))
             return ss_fail(reterr, SS_RETRY, "SS-ROUTE-0012", "given up before the agent answered");
-        if (ss_now_ms() >= until)
+        if (ss_route_now_ms() >= until)
             return ss_fail(reterr, SS_RETRY, "SS-ROUTE-0008", "the agent did not answer in time");
     }
 }
@@ -86,7 +86,7 @@ ss_status ss_agent_ask(int fd, json_t *request, int timeout_ms, const atomic_boo
     json_decref(request);
     if (!text)
         return ss_fail(reterr, SS_RETRY, "SS-ROUTE-0003", "out of memory for a request to the agent");
-    uint64_t until = ss_now_ms() + (uint64_t)timeout_ms;
+    uint64_t until = ss_route_now_ms() + (uint64_t)timeout_ms;
     ss_buf line;
     ss_buf_init(&line);
     json_t *answer = NULL;
@@ -118,9 +118,9 @@ out:
 }
 
 void ss_agent_wake_connect(ss_route *r) {
-    if (r->wake_fd >= 0 || ss_now_ms() < r->wake_retry_ms)
+    if (r->wake_fd >= 0 || ss_route_now_ms() < r->wake_retry_ms)
         return;
-    r->wake_retry_ms = ss_now_ms() + 1000;
+    r->wake_retry_ms = ss_route_now_ms() + 1000;
     ss_error err;
     int fd;
     if (ss_agent_connect(r->config->spool_path, r->conf->source, &fd, &err) != SS_OK)

@@ -63,7 +63,7 @@ static void ask_failed(ss_route *r, ss_status st, const ss_error *err) {
     }
     uint64_t wait = (uint64_t)500 << (c->asks_failed < 5 ? c->asks_failed : 5);
     c->asks_failed++;
-    c->next_ask_ms = ss_now_ms() + (wait < ASK_AGAIN_MS ? wait : ASK_AGAIN_MS);
+    c->next_ask_ms = ss_route_now_ms() + (wait < ASK_AGAIN_MS ? wait : ASK_AGAIN_MS);
 }
 
 /* Asked only when the stream and the copy log are read to their ends, so that a copy that already runs has been met. Asking
@@ -76,7 +76,7 @@ ss_status ss_route_copy_ask(ss_route *r, ss_error *reterr) {
         r->copy.one_by_one = false;
         return SS_BUSY;
     }
-    if (ss_now_ms() < r->copy.next_ask_ms)
+    if (ss_route_now_ms() < r->copy.next_ask_ms)
         return SS_BUSY;
     int fd = -1;
     ss_error err = {0};
@@ -99,7 +99,7 @@ ss_status ss_route_copy_ask(ss_route *r, ss_error *reterr) {
     r->copy.asks_failed = 0;
     if (r->copy.one_by_one)
         r->copy.ask_single++;
-    r->copy.next_ask_ms = ss_now_ms() + ASK_AGAIN_MS;
+    r->copy.next_ask_ms = ss_route_now_ms() + ASK_AGAIN_MS;
     r->status_due = true;
     return SS_BUSY;
 }
@@ -449,10 +449,10 @@ ss_status ss_route_copy_step(ss_route *r, ss_error *reterr) {
     }
     bool alone = ss_route_tables_in(r, SS_TABLE_READY) == 0;
     size_t most = alone ? CHUNK_ALONE : CHUNK_TURN;
-    uint64_t until = ss_now_ms() + (alone ? 1000 : 200);
+    uint64_t until = ss_route_now_ms() + (alone ? 1000 : 200);
     bool more = false, did = false;
     ss_status st = SS_OK;
-    while (more || (c->bytes < most && ss_now_ms() < until)) {
+    while (more || (c->bytes < most && ss_route_now_ms() < until)) {
         if (!c->held) {
             st = ss_reader_next(c->reader, &c->record, &c->sequence, reterr);
             if (st != SS_OK)

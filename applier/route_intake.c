@@ -119,7 +119,7 @@ static ss_status apply(ss_route *r, ss_intake *in, bool partial, ss_error *reter
     ss_route_states_clean(r);
     r->progress = batch.progress;
     r->progress_dirty = false;
-    r->wrote_ms = ss_now_ms();
+    r->wrote_ms = ss_route_now_ms();
     return ss_progress_cursors(r, false, reterr);
 }
 
@@ -453,7 +453,7 @@ static bool batch_full(ss_route *r) {
 
 /* Fills a batch. SS_OK: there is more to read; SS_BUSY: the reader is at its end, or a special record is held. */
 static ss_status fill(ss_route *r, ss_intake *in, ss_error *reterr) {
-    uint64_t until = ss_now_ms() + SS_BATCH_AGE_MS;
+    uint64_t until = ss_route_now_ms() + SS_BATCH_AGE_MS;
     for (;;) {
         if (!in->held) {
             if (in->limit && in->whole >= in->limit)
@@ -479,7 +479,7 @@ static ss_status fill(ss_route *r, ss_intake *in, ss_error *reterr) {
             if (st != SS_OK)
                 return st;
         }
-        if (!in->in_transaction && (batch_full(r) || ss_now_ms() >= until))
+        if (!in->in_transaction && (batch_full(r) || ss_route_now_ms() >= until))
             return SS_OK;
     }
 }
@@ -533,7 +533,7 @@ ss_status ss_intake_run(ss_route *r, ss_intake *in, ss_error *reterr) {
     batch_clear(r);
     /* Nothing for our tables: progress follows at most once a second (catch-up: at its end). */
     bool moved = in->catchup ? in->limit && in->whole >= in->limit : in->whole > r->progress.sequence;
-    if (moved && (in->catchup || in->held || ss_now_ms() >= r->wrote_ms + 1000)) {
+    if (moved && (in->catchup || in->held || ss_route_now_ms() >= r->wrote_ms + 1000)) {
         ss_status st = apply(r, in, false, reterr);
         if (st != SS_OK)
             return st;

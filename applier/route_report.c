@@ -24,7 +24,7 @@ void ss_report_state(ss_route *r, ss_route_state state, const char *reason) {
     if (same)
         return;
     r->state = state;
-    r->since_us = ss_now_us();
+    r->since_us = ss_route_now_us();
     SS_LOG(SS_INFO, "route_state", SS_S("route", r->conf->name), SS_S("state", ss_route_state_name(state)), SS_S("reason", reason));
 }
 
@@ -83,7 +83,7 @@ void ss_report_reply(ss_route *r, const json_t *command, const ss_error *err) {
 
 /* Records a second over the last seconds. */
 static double rate_of(ss_route *r) {
-    uint64_t now = ss_now_ms(), total = r->applied_total + r->copied_total;
+    uint64_t now = ss_route_now_ms(), total = r->applied_total + r->copied_total;
     size_t count = sizeof r->samples / sizeof r->samples[0];
     size_t last = (r->sample_at + count - 1) % count;
     if (r->samples[last].ms + 1000 <= now) {
@@ -121,7 +121,7 @@ static bool progress_made(ss_route *r) {
 }
 
 void ss_report_status(ss_route *r, bool now) {
-    uint64_t ms = ss_now_ms();
+    uint64_t ms = ss_route_now_ms();
     bool due = now || (r->status_due && ms >= r->status_ms + 200) || ms >= r->status_ms + 1000;
     if (!due)
         return;
