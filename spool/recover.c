@@ -221,32 +221,47 @@ static ss_status step_back(ss_log *log, ss_error *reterr) {
     return status;
 }
 
+/* *ret: is there a frame beyond `committed`? */
+static int anything_beyond(ss_log *log, bool *ret) {
+    MDB_txn *txn;
+    MDB_cursor *cursor;
+    MDB_val key;
+    *ret = false;
+    int rc = mdb_txn_begin(log->segment->env, NULL, MDB_RDONLY, &txn);
+    if (rc != 0)
+        return rc;
+    rc = mdb_cursor_open(txn, log->segment->frames, &cursor);
+    if (rc == 0) {
+        rc = mdb_cursor_get(cursor, &key, NULL, MDB_LAST);
+        *ret = rc == 0 && (key.mv_size != 8 || ss_get_key(key.mv_data) > log->meta.committed);
+        mdb_cursor_close(cursor);
+    }
+    mdb_txn_abort(txn);
+    return rc == MDB_NOTFOUND ? 0 : rc;
+}
+
 static ss_status delete_frames(ss_log *log, ss_error *reterr) {
-    size_t deleted = DELETE_CHUNK;
-    while (deleted == DELETE_CHUNK) {
+    for (;;) {
+        bool more;
+        size_t deleted;
         MDB_txn *txn;
-        MDB_txn *look;
-        MDB_stat st;
-        ss_log_extend_file(log->segment);
-        int rc = mdb_txn_begin(log->segment->env, NULL, MDB_RDONLY, &look);
-        if (rc == 0) {
-            rc = mdb_stat(look, log->segment->frames, &st);
-            mdb_txn_abort(look);
-        }
-        if (rc == 0 && st.ms_entries == 0)
+        int rc = anything_beyond(log, &more);
+        if (rc == 0 && !more)
             return SS_OK;
-        rc = rc ? rc : mdb_txn_begin(log->segment->env, NULL, 0, &txn);
-        if (rc != 0)
-            return ss_log_broken(log, rc, "recover", reterr);
-        rc = ss_log_delete_beyond(log, txn, log->meta.committed, DELETE_CHUNK, &deleted);
-        if (rc == 0 && deleted > 0)
-            rc = mdb_txn_commit(txn);
-        else
-            mdb_txn_abort(txn);
+        if (rc == 0) {
+            ss_log_extend_file(log->segment);
+            rc = mdb_txn_begin(log->segment->env, NULL, 0, &txn);
+        }
+        if (rc == 0) {
+            rc = ss_log_delete_beyond(log, txn, log->meta.committed, DELETE_CHUNK, &deleted);
+            if (rc == 0)
+                rc = mdb_txn_commit(txn);
+            else
+                mdb_txn_abort(txn);
+        }
         if (rc != 0)
             return ss_log_broken(log, rc, "recover", reterr);
     }
-    return SS_OK;
 }
 
 /* The last frame must end exactly at `committed`, and gives the CRC that the next one carries. */
