@@ -323,7 +323,7 @@ ss_status ss_postgres_connect(const ss_source_env *env, bool replication, PGconn
     if (!opt->dsn || !*opt->dsn)
         return ss_fail(reterr, SS_STOP, "SS-PG-0002", "postgres.dsn is empty; it must name the database to read");
     ss_status status = dsn_check(opt->dsn, &many_hosts, set, reterr);
-    char password[1024] = "", application[64], timeout[16];
+    char password[1024] = "", application[64], timeout[24];
     if (status == SS_OK && opt->password_file)
         status = password_read(opt->password_file, password, sizeof password, reterr);
     if (status != SS_OK)
