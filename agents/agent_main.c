@@ -23,7 +23,7 @@ static const ss_source_ops *const ops = &SS_AGENT_OPS;
 typedef struct {
     const char *config;
     bool check;
-} arguments;
+} agent_arguments;
 
 typedef struct {
     ss_agent_config *config;
@@ -37,7 +37,7 @@ typedef struct {
     ss_copies *copies;
     ss_requests *requests;
     bool ready; /* systemd was told */
-} agent;
+} agent_process;
 
 static int usage(FILE *out, int code) {
     ss_buf text;
@@ -74,7 +74,7 @@ static int print_markdown(void) {
 }
 
 /* -1: go on; else the exit code. */
-static int parse_arguments(int argc, char **argv, arguments *ret) {
+static int parse_arguments(int argc, char **argv, agent_arguments *ret) {
     enum { OPT_MARKDOWN = 256 };
     static const struct option options[] = {
         {"config", required_argument, NULL, 'c'},  {"check", no_argument, NULL, 'k'},
@@ -112,19 +112,19 @@ static int parse_arguments(int argc, char **argv, arguments *ret) {
 /* ---- what the loop does ---------------------------------------------------------------------------------------------- */
 
 static void on_stop(void *ctx, int signal) {
-    agent *agent = ctx;
+    agent_process *agent = ctx;
 
     SS_LOG(SS_INFO, "stopping", SS_I("signal", signal));
     event_base_loopbreak(agent->base);
 }
 
 static bool on_alive(void *ctx) {
-    agent *agent = ctx;
+    agent_process *agent = ctx;
     return ss_agent_status_alive(&agent->status);
 }
 
 /* Ready once capture has reached the source, or states why it has not. */
-static void tell_systemd(agent *agent) {
+static void tell_systemd(agent_process *agent) {
     ss_agent_snapshot now;
 
     ss_agent_status_get(&agent->status, &now);
@@ -137,7 +137,7 @@ static void tell_systemd(agent *agent) {
 }
 
 static void on_wake(evutil_socket_t fd, short what, void *ctx) {
-    agent *agent = ctx;
+    agent_process *agent = ctx;
     (void)fd;
     (void)what;
 
@@ -146,7 +146,7 @@ static void on_wake(evutil_socket_t fd, short what, void *ctx) {
 }
 
 static void on_tick(evutil_socket_t fd, short what, void *ctx) {
-    agent *agent = ctx;
+    agent_process *agent = ctx;
     (void)fd;
     (void)what;
 
@@ -155,13 +155,13 @@ static void on_tick(evutil_socket_t fd, short what, void *ctx) {
 }
 
 static void on_history_broke(void *ctx, const char *reason) {
-    agent *agent = ctx;
+    agent_process *agent = ctx;
     ss_copies_abort(agent->copies, reason);
 }
 
 /* ---- boot ------------------------------------------------------------------------------------------------------------- */
 
-static ss_status make_parts(agent *agent, ss_error *reterr) {
+static ss_status make_parts(agent_process *agent, ss_error *reterr) {
     const ss_agent_settings *settings = ss_agent_config_settings(agent->config);
     const ss_source_env *env = ss_agent_config_env(agent->config);
     ss_spool_options spool = ss_agent_config_spool(agent->config);
@@ -185,14 +185,14 @@ static ss_status make_parts(agent *agent, ss_error *reterr) {
     return ss_requests_new(&requests, &agent->requests, reterr);
 }
 
-static ss_status make_loop(agent *agent, ss_error *reterr) {
+static ss_status make_loop(agent_process *agent, ss_error *reterr) {
     agent->base = event_base_new();
     if (agent->base == NULL)
         return ss_fail(reterr, SS_STOP, "SS-SYS-0002", "cannot make the event loop");
     return ss_daemon_new(agent->base, on_stop, on_alive, agent, &agent->daemon, reterr);
 }
 
-static ss_status make_events(agent *agent, ss_error *reterr) {
+static ss_status make_events(agent_process *agent, ss_error *reterr) {
     const struct timeval second = {1, 0};
 
     agent->wake_event = event_new(agent->base, agent->status.wake_fd, EV_READ | EV_PERSIST, on_wake, agent);
@@ -203,7 +203,7 @@ static ss_status make_events(agent *agent, ss_error *reterr) {
     return SS_OK;
 }
 
-static ss_status run(agent *agent, ss_error *reterr) {
+static ss_status run(agent_process *agent, ss_error *reterr) {
     ss_status status = ss_pipeline_start(agent->pipeline, reterr);
     if (status == SS_OK)
         status = ss_copies_start(agent->copies, reterr);
@@ -218,7 +218,7 @@ static ss_status run(agent *agent, ss_error *reterr) {
 
 /* Everything of ours that is worth anything is durable at every instant, so a thread that waits for a silent source does not
  * keep the process: then it just exits, and what it leaves open the next start ends (CopyEnd{aborted}) or resumes. */
-static void leave(agent *agent, int code) {
+static void leave(agent_process *agent, int code) {
     ss_error err = {0};
     bool clean = true;
 
@@ -250,8 +250,8 @@ static void leave(agent *agent, int code) {
 }
 
 int main(int argc, char **argv) {
-    arguments arguments = {0};
-    agent agent = {0};
+    agent_arguments arguments = {0};
+    agent_process agent = {0};
     ss_error err = {0};
 
     int code = parse_arguments(argc, argv, &arguments);

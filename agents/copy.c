@@ -403,8 +403,14 @@ ss_status ss_copies_new(const ss_copies_setup *setup, ss_copies **ret, ss_error 
         ss_copies_free(copies);
         return status;
     }
-    copies->newest = copies->generation.number > copies->generation.floor ? copies->generation.number
-                                                                        : copies->generation.floor;
+    if (copies->generation.absent) {
+        status = ss_generation_save(ss_spool_dir(setup->spool), &copies->generation, reterr);
+        if (status != SS_OK) {
+            ss_copies_free(copies);
+            return status;
+        }
+    }
+    copies->newest = copies->generation.number;
     *ret = copies;
     return SS_OK;
 }

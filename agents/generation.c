@@ -48,18 +48,17 @@ static void scan_record(scan_result *scan, const Sidespool__Record *record, uint
     }
 }
 
-/* Reads the stream log from `from` (or from where it still begins). A log that is not there yet holds nothing. */
+/* Reads the stream log from `from` (0, or when that is gone: from where it still begins). A log that is not there yet holds nothing. */
 static ss_status scan_stream(const char *path, const char *source, uint64_t from, uint64_t only, scan_result *ret,
                              ss_error *reterr) {
     ss_reader *reader = NULL;
     ss_arena *arena = NULL;
-    const ss_log_state *state;
     ss_error err = {0};
 
     ss_status status = ss_reader_open(path, source, SS_LOG_STREAM, from, &reader, &err);
-    if (status == SS_STOP && err.code != NULL && strcmp(err.code, SS_SPOOL_GAP) == 0 && from > 1) {
+    if (status == SS_STOP && err.code != NULL && strcmp(err.code, SS_SPOOL_GAP) == 0) {
         /* Its beginning was trimmed away: then every consumer is past that CopyBegin, and what is left tells the rest. */
-        status = ss_reader_open(path, source, SS_LOG_STREAM, 1, &reader, &err);
+        status = ss_reader_open(path, source, SS_LOG_STREAM, 0, &reader, &err);
     }
     if (status == SS_RETRY && err.code != NULL && strcmp(err.code, SS_SPOOL_ABSENT) == 0)
         return SS_OK;
@@ -68,9 +67,6 @@ static ss_status scan_stream(const char *path, const char *source, uint64_t from
         return status;
     }
     ret->exists = true;
-    status = ss_reader_state(reader, &state, reterr);
-    if (status == SS_OK && state->first > from)
-        status = ss_reader_seek(reader, state->first, reterr);
     arena = ss_arena_new(RECORD_LIMIT);
     if (status == SS_OK && arena == NULL)
         status = ss_fail(reterr, SS_STOP, "SS-SYS-0001", "out of memory");
@@ -105,17 +101,18 @@ ss_status ss_generation_unfinished(const char *path, const char *source, const s
 }
 
 /* Without the file (removed by hand, a spool restored in part) the stream is looked through. Copies whose records were
- * trimmed are not seen there, so the number goes on from the clock, which no counter has reached. */
+ * trimmed are not seen there, so the number goes on from the clock, which no counter has reached. (While one is open the number is
+ * its own; the one after it cannot have been used.) */
 static ss_status rebuild(const char *path, const char *source, ss_generation *ret, ss_error *reterr) {
     scan_result scan = {0};
 
-    ss_status status = scan_stream(path, source, 1, 0, &scan, reterr);
+    ss_status status = scan_stream(path, source, 0, 0, &scan, reterr);
     if (status != SS_OK || !scan.exists)
         return status;
     *ret = scan.newest;
     ret->open = scan.begun && !scan.ended;
-    ret->from_sequence = 0;
-    ret->floor = (uint64_t)time(NULL);
+    if (!ret->open)
+        ret->number = (uint64_t)time(NULL);
     SS_LOG(SS_WARN, "generation_rebuilt", SS_U("generation", ret->number), SS_S("open", ret->open ? "yes" : "no"));
     return SS_OK;
 }
@@ -132,6 +129,7 @@ ss_status ss_generation_load(const char *path, const char *source, ss_generation
         return path_fail(reterr, errno, "read", file);
     if (in == NULL) {
         ss_status status = rebuild(path, source, &generation, reterr);
+        generation.absent = true;
         if (status == SS_OK)
             *ret = generation;
         return status;

@@ -11,7 +11,7 @@ typedef struct {
     bool open;              /* its CopyEnd is not known to be durable */
     uint64_t from_sequence; /* the stream's committed when it was begun: its CopyBegin stands behind */
     char route[64];
-    uint64_t floor;         /* not in the file: numbers given out are above it */
+    bool absent;            /* there was no file: to be saved, so that the next start need not look through the stream */
 } ss_generation;
 
 /* Reads the file; without one, looks through the stream log of `source` under `path`. While no log is open in this process. */

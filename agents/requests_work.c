@@ -127,15 +127,36 @@ static ss_status table_names(ss_work *work, const char ***ret, size_t *ret_count
     return SS_OK;
 }
 
+/* The packed Schema as hex digits; lives until the next one. */
+static const char *schema_hex(Sidespool__Schema *schema, ss_buf *out) {
+    static const char digits[] = "0123456789abcdef";
+    ss_buf packed;
+
+    ss_buf_init(&packed);
+    ss_schema_seal(schema, &packed);
+    ss_buf_clear(out);
+    for (size_t i = 0; i < packed.len; i++) {
+        ss_buf_put_byte(out, (uint8_t)digits[packed.ptr[i] >> 4]);
+        ss_buf_put_byte(out, (uint8_t)digits[packed.ptr[i] & 15]);
+    }
+    bool bad = packed.bad || out->bad;
+    ss_buf_done(&packed);
+    return bad ? NULL : ss_buf_cstr(out); /* NULL makes the object fail, and with it the answer */
+}
+
 static ss_status answer_verify(ss_work *work, const ss_verify *verify, const char *position) {
     json_t *list = json_array();
+    ss_buf hex;
 
+    ss_buf_init(&hex);
     for (size_t i = 0; i < verify->count; i++) {
         char id[24];
         snprintf(id, sizeof id, "%016" PRIx64, verify->tables[i].schema_id);
-        json_array_append_new(list, json_pack("{s:s, s:s, s:s}", "ns", verify->tables[i].schema->ns, "name",
-                                              verify->tables[i].schema->name, "schema_id", id));
+        json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:s}", "ns", verify->tables[i].schema->ns, "name",
+                                              verify->tables[i].schema->name, "schema_id", id, "schema",
+                                              schema_hex(verify->tables[i].schema, &hex)));
     }
+    ss_buf_done(&hex);
     if (json_array_size(list) != verify->count) {
         json_decref(list);
         return no_memory(work);
