@@ -96,10 +96,13 @@ void ss_agent_state_set(ss_agent_status *status, ss_agent_state state, const cha
     const char *code = err != NULL && err->code != NULL ? err->code : "";
 
     pthread_mutex_lock(&status->mutex);
-    bool changed = status->now.state != state || strcmp(status->now.reason, text) != 0;
+    bool reworded = strcmp(status->now.reason, text) != 0;
+    /* The same error again with other numbers in it is not another state. */
+    bool changed = status->now.state != state || strcmp(status->now.code, code) != 0 || (reworded && code[0] == '\0');
+    if (reworded)
+        snprintf(status->now.reason, sizeof status->now.reason, "%s", text);
     if (changed) {
         status->now.state = state;
-        snprintf(status->now.reason, sizeof status->now.reason, "%s", text);
         snprintf(status->now.code, sizeof status->now.code, "%s", code);
         status->now.since_us = ss_now_us();
     }
