@@ -118,6 +118,18 @@ static const char column_text[] =
     "  WHERE q.relid = a.attrelid AND q.attnum = a.attnum AND q.how = 'i') END"
     " || CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END";
 
+/* Branches of what is left out: sequences and types that nothing selected uses. */
+static const char unused_text[] =
+    " UNION ALL SELECT 'sequence', 'sequences (used by no selected table)', n.nspname || '.' || c.relname FROM pg_class c"
+    "  JOIN ns n ON n.oid = c.relnamespace WHERE c.relkind = 'S' AND c.oid NOT IN (SELECT oid FROM seqs)"
+    "  AND NOT EXISTS (SELECT FROM ext e WHERE e.classid = 'pg_class'::regclass AND e.objid = c.oid)"
+    "  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid"
+    "   AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i'))"
+    " UNION ALL SELECT 'type', 'types (used by no selected table)', n.nspname || '.' || t.typname FROM pg_type t JOIN ns n"
+    "  ON n.oid = t.typnamespace WHERE t.oid >= " OBJ_USER " AND (t.typtype IN ('e', 'd', 'r') OR t.typtype = 'c' AND EXISTS"
+    "   (SELECT FROM pg_class c WHERE c.oid = t.typrelid AND c.relkind = 'c')) AND t.oid NOT IN (SELECT oid FROM types)"
+    "  AND NOT EXISTS (SELECT FROM ext e WHERE e.classid = 'pg_type'::regclass AND e.objid = t.oid)";
+
 /* What stands for a word of a statement: a common table expression, or what older servers say differently. */
 static const struct {
     const char *word;
@@ -128,6 +140,7 @@ static const struct {
     {"@types@", 0, types_text, ""},
     {"@seqs@", 0, seqs_text, ""},
     {"@ranges@", 0, ranges_text, ""},
+    {"@unused@", 0, unused_text, ""},
     {"@tables@", 0, tables_text, ""},
     {"@column@", 0, column_text, ""},
     {"@multirange@", 140000, "SELECT g.rngtypid FROM pg_range g WHERE g.rngmultitypid = t.oid", "SELECT 0::oid WHERE false"},

@@ -46,6 +46,7 @@ SS_MUST ss_status ss_postgres_objects_left_out(ss_postgres_objects *objects, ss_
 #define OBJ_TABLES "@tables@" /* rel, inh, col, lvl; with OBJ_SEQS */
 #define OBJ_COLUMN "@column@" /* one column `a` of col as it stands in CREATE TABLE */
 #define OBJ_RANGES "@ranges@" /* a branch of the statement of the types */
+#define OBJ_UNUSED "@unused@" /* branches of the statement of what is left out */
 #define OBJ_NAME(n, c) "quote_ident(" n ".nspname) || '.' || quote_ident(" c ".relname)"
 
 #endif
