@@ -21,12 +21,16 @@ static bool take(struct reader *in, size_t len, const uint8_t **ret) {
 
 static uint8_t get8(struct reader *in) {
     const uint8_t *p;
-    return take(in, 1, &p) ? p[0] : 0;
+    if (!take(in, 1, &p))
+        return 0;
+    return p[0];
 }
 
 static uint16_t get16(struct reader *in) {
     const uint8_t *p;
-    return take(in, 2, &p) ? (uint16_t)((p[0] << 8) | p[1]) : 0;
+    if (!take(in, 2, &p))
+        return 0;
+    return (uint16_t)((p[0] << 8) | p[1]);
 }
 
 static uint32_t get32(struct reader *in) {
