@@ -35,8 +35,6 @@ int ss_cli_ask(const ss_cli_args *args, json_t *request_take, ss_cli_progress pr
                json_t **ret_answer, ss_buf *out);
 /* "sidespool: SENTENCE (CODE)" */
 void ss_cli_say(ss_buf *out, const char *code, const char *fmt, ...) SS_PRINTF(3, 4);
-/* spool.path of the applier's file. Returns the exit code; the path is malloc'ed. */
-int ss_cli_spool_path(const ss_cli_args *args, char **ret, ss_buf *out);
 
 /* ---- numbers for people (format.c); each returns `out` ---------------------------------------- */
 typedef struct { char text[48]; } ss_text;

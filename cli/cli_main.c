@@ -201,34 +201,18 @@ static int explain(const ss_cli_args *args, ss_buf *out) {
     return print_out(stdout, out, SS_EXIT_DONE);
 }
 
-/* `spool` has options of its own (spool/); --config, wherever it stands, becomes --spool DIR. */
-static int spool(int argc, char **argv, int at, ss_buf *errors) {
-    ss_cli_args args = {.config = "/etc/sidespool/applier.yaml"};
-    char **words = calloc((size_t)argc + 3, sizeof(*words)), *path = NULL, option[] = "--spool";
-    int count = 0, exit_code = words ? SS_EXIT_DONE : SS_EXIT_IO;
-    bool has_spool = false;
-    for (int i = 1; words && i < argc; i++) {
-        if (strncmp(argv[i], "--config=", 9) == 0 || (strcmp(argv[i], "--config") == 0 && i + 1 < argc)) {
-            args.config = argv[i][8] == '=' ? argv[i] + 9 : argv[++i];
-            args.config_given = true;
-        } else if (i != at) {
-            has_spool |= strncmp(argv[i], option, sizeof(option) - 1) == 0;
-            words[count++] = argv[i];
-        }
-    }
-    if (exit_code == SS_EXIT_DONE && !has_spool && count > 0 &&
-        (args.config_given || access(args.config, R_OK) == 0)) {
-        exit_code = ss_cli_spool_path(&args, &path, errors);
-        words[count] = option;
-        words[count + 1] = path;
-        count += 2;
-    }
-    if (exit_code == SS_EXIT_DONE)
-        exit_code = ss_spool_command(count, words);
-    else
-        exit_code = print_out(stderr, errors, exit_code);
+/* `spool` reads its own options (spool/spool_command.c), --config among them; one that stands before the word is put behind. */
+static int spool(int argc, char **argv, int at) {
+    char **words = calloc((size_t)argc + 1, sizeof(*words));
+    int count = 0;
+    if (!words)
+        return SS_EXIT_IO;
+    for (int i = at + 1; i < argc; i++)
+        words[count++] = argv[i];
+    for (int i = 1; i < at; i++)
+        words[count++] = argv[i];
+    int exit_code = ss_spool_command(count, words);
     free(words);
-    free(path);
     return exit_code;
 }
 
@@ -263,7 +247,7 @@ int main(int argc, char **argv) {
     ss_buf_init(&out);
     int exit_code, at = ss_cli_find_spool(argc, argv);
     if (at > 0)
-        exit_code = spool(argc, argv, at, &out);
+        exit_code = spool(argc, argv, at);
     else if (ss_cli_parse(argc, argv, &args, &out))
         exit_code = run(&args, &out);
     else

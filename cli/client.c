@@ -174,13 +174,3 @@ int ss_cli_ask(const ss_cli_args *args, json_t *request_take, ss_cli_progress pr
     json_decref(request_take);
     return exit_code;
 }
-
-int ss_cli_spool_path(const ss_cli_args *args, char **ret, ss_buf *out) {
-    ss_error err = {0};
-    ss_applier_config *config = NULL;
-    if (ss_applier_config_load(args->config, &config, &err) != SS_OK)
-        return say_config(&err, out);
-    *ret = strdup(config->spool_path);
-    ss_applier_config_free(config);
-    return *ret ? SS_EXIT_DONE : SS_EXIT_IO;
-}
