@@ -258,13 +258,14 @@ static PGconn *connect_steps(const char *const *keys, const char *const *values,
     return conn;
 }
 
-/* "…FATAL:  28P01: password authentication failed…" -> 28P01, and the message without it. */
+/* "…FATAL:  28P01: password authentication failed…" -> 28P01, and the message's first line. */
 static void connect_failed(const char *message, char sqlstate[6], char *ret, size_t size) {
     sqlstate[0] = '\0';
     for (const char *p = message; *p && *p != '\n'; p++) {
         if (p[0] == ':' && p[1] == ' ' && strlen(p) > 8) {
             const char *at = p + strspn(p + 1, " ") + 1;
-            if (strspn(at, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ") == 5 && at[5] == ':') {
+            if (strspn(at, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ") == 5 && at[5] == ':' &&
+                strcspn(at, "0123456789") < 5) { /* FATAL has five letters too, but no digit */
                 memcpy(sqlstate, at, 5);
                 sqlstate[5] = '\0';
                 break;
