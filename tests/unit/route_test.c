@@ -1,0 +1,814 @@
+/* needs: applier spool */
+/* A route over a real spool and a target in memory that is strict, transactional and loses its connection at random: whatever
+ * happens in between, target and source are equal at each mark. The test writes the spool as an agent would. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+#include <jansson.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "applier/applier_config.h"
+#include "sidespool/log.h"
+#include "sidespool/spool.h"
+
+#define TABLES 3
+#define KEYS 60
+#define NONE (-1)
+
+static const char *const names[TABLES] = {"one", "two", "three"};
+
+static uint64_t state;
+static unsigned roll(unsigned most) {
+    state = state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+    return (unsigned)((state >> 33) % most);
+}
+
+/* ---- a target in memory ---------------------------------------------------------------------------------------- */
+
+typedef struct {
+    int rows[TABLES][KEYS], beside[TABLES][KEYS];
+    ss_table_state states[TABLES];
+    bool known[TABLES];
+    ss_progress progress;
+    unsigned finished;
+} database;
+
+static struct {
+    database saved, open;
+    bool in_transaction;
+    unsigned fault_percent, faults, commits, catch_ups, replaced, partials;
+    uint64_t dice;
+} fake;
+
+static unsigned fault_roll(void) {
+    fake.dice = fake.dice * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+    return (unsigned)((fake.dice >> 33) % 100);
+}
+
+static int table_index(const char *name) {
+    for (int i = 0; i < TABLES; i++)
+        if (strcmp(names[i], name) == 0)
+            return i;
+    return NONE;
+}
+
+static ss_status lost(ss_error *reterr) {
+    fake.in_transaction = false;
+    fake.faults++;
+    return ss_fail(reterr, SS_RETRY, "SS-TGT-0001", "connection lost (test)");
+}
+
+static void begin(void) {
+    if (!fake.in_transaction)
+        fake.open = fake.saved;
+    fake.in_transaction = true;
+}
+
+/* A commit whose answer is lost as often as one that does not happen. */
+static ss_status commit(ss_error *reterr) {
+    unsigned dice = fault_roll();
+    if (dice < fake.fault_percent / 2)
+        return lost(reterr);
+    fake.saved = fake.open;
+    fake.in_transaction = false;
+    fake.commits++;
+    return dice < fake.fault_percent ? lost(reterr) : SS_OK;
+}
+
+static void put_states(const ss_table_state *states, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        int t = table_index(states[i].name);
+        fake.open.states[t] = states[i];
+        fake.open.states[t].ns = "a";
+        fake.open.states[t].name = names[t];
+        fake.open.known[t] = true;
+    }
+}
+
+static void put_progress(const ss_progress *p) {
+    fake.open.progress = *p;
+    fake.open.progress.exists = true;
+}
+
+static ss_status fake_open(const ss_target_env *env, ss_target **ret, ss_error *reterr) {
+    (void)env;
+    if (fault_roll() < fake.fault_percent)
+        return lost(reterr);
+    fake.in_transaction = false;
+    *ret = (ss_target *)&fake;
+    return SS_OK;
+}
+static void fake_close(ss_target *target) {
+    (void)target;
+    fake.in_transaction = false;
+}
+static ss_status fake_progress(ss_target *target, ss_progress *ret, ss_error *reterr) {
+    (void)target;
+    (void)reterr;
+    *ret = fake.saved.progress;
+    return SS_OK;
+}
+static ss_status fake_states(ss_target *target, ss_arena *arena, ss_table_state **ret, size_t *ret_count, ss_error *reterr) {
+    (void)target;
+    (void)reterr;
+    *ret = ss_arena_alloc(arena, sizeof **ret * TABLES);
+    *ret_count = 0;
+    for (int t = 0; t < TABLES; t++)
+        if (fake.saved.known[t])
+            (*ret)[(*ret_count)++] = fake.saved.states[t];
+    return SS_OK;
+}
+
+static int cell(const ss_row *row, int i) { return row->kinds[i] == SS_CELL_VALUE ? atoi((const char *)row->cells[i].ptr) : NONE; }
+
+static ss_status drift(ss_error *reterr, const char *table, int key) {
+    return ss_fail(reterr, SS_STOP, "SS-TGT-0002", "drift at %s %d (test)", table, key);
+}
+
+static ss_status write_row(int *rows, Sidespool__Op op, const ss_row *key, const ss_row *row, const char *table, ss_error *reterr) {
+    int at = cell(key ? key : row, 0);
+    if ((rows[at] == NONE) != (op == SIDESPOOL__OP__OP_INSERT))
+        return drift(reterr, table, at);
+    if (op == SIDESPOOL__OP__OP_DELETE)
+        rows[at] = NONE;
+    else if (row->kinds[1] == SS_CELL_VALUE)
+        rows[at] = cell(row, 1);
+    return SS_OK;
+}
+
+static ss_status apply_table(const ss_batch *batch, const ss_batch_table *t, ss_error *reterr) {
+    int i = table_index(t->schema->name);
+    bool beside = batch->beside && fake.open.states[i].beside;
+    int *rows = beside ? fake.open.beside[i] : fake.open.rows[i];
+    if (t->ordered) {
+        for (const ss_batch_change *c = t->first; c; c = c->next) {
+            const ss_row *key = c->change.before.count ? &c->change.before : &c->change.after;
+            ss_status st = write_row(rows, c->change.op, key, &c->change.after, t->schema->name, reterr);
+            if (st != SS_OK)
+                return st;
+        }
+        return SS_OK;
+    }
+    for (size_t g = 0; g < t->group_count; g++)
+        for (size_t k = 0; k < t->groups[g].count; k++) {
+            const ss_group *group = &t->groups[g];
+            ss_status st = write_row(rows, group->op, group->keys ? group->keys[k] : NULL, group->rows ? group->rows[k] : NULL,
+                                     t->schema->name, reterr);
+            if (st != SS_OK)
+                return st;
+        }
+    return SS_OK;
+}
+
+static ss_status fake_apply(ss_target *target, const ss_batch *batch, ss_error *reterr) {
+    (void)target;
+    if (fault_roll() < fake.fault_percent)
+        return lost(reterr);
+    begin();
+    for (size_t i = 0; i < batch->table_count; i++) {
+        ss_status st = apply_table(batch, &batch->tables[i], reterr);
+        if (st != SS_OK) {
+            fake.in_transaction = false;
+            return st;
+        }
+    }
+    for (size_t i = 0; i < batch->truncated_count; i++) {
+        int t = table_index(batch->truncated[i]->name);
+        int *rows = batch->beside && fake.open.states[t].beside ? fake.open.beside[t] : fake.open.rows[t];
+        for (int k = 0; k < KEYS; k++)
+            rows[k] = NONE;
+    }
+    if (batch->partial) {
+        fake.partials++;
+        return SS_OK;
+    }
+    fake.catch_ups += batch->beside != NULL;
+    put_progress(&batch->progress);
+    put_states(batch->states, batch->state_count);
+    return commit(reterr);
+}
+static ss_status fake_rollback(ss_target *target, ss_error *reterr) {
+    (void)target;
+    (void)reterr;
+    fake.in_transaction = false;
+    return SS_OK;
+}
+static ss_status fake_copy_begin(ss_target *target, const Sidespool__CopyBegin *copy, ss_table_state *states, size_t count,
+                                 const ss_progress *progress, ss_error *reterr) {
+    (void)target;
+    (void)copy;
+    begin();
+    for (size_t i = 0; i < count; i++) {
+        int t = table_index(states[i].name);
+        for (int k = 0; k < KEYS; k++) {
+            fake.open.beside[t][k] = NONE;
+            if (!states[i].beside)
+                fake.open.rows[t][k] = NONE;
+        }
+    }
+    put_states(states, count);
+    put_progress(progress);
+    return commit(reterr);
+}
+static ss_status fake_copy_object(ss_target *target, const Sidespool__Object *object, ss_error *reterr) {
+    (void)target;
+    (void)object;
+    (void)reterr;
+    begin();
+    return SS_OK;
+}
+static ss_status fake_copy_rows(ss_target *target, const Sidespool__Schema *schema, ss_bytes cells, uint32_t rows, bool more, ss_error *reterr) {
+    (void)target;
+    (void)more;
+    if (fault_roll() < fake.fault_percent)
+        return lost(reterr);
+    begin();
+    int t = table_index(schema->name);
+    int *to = fake.open.states[t].beside ? fake.open.beside[t] : fake.open.rows[t];
+    for (uint32_t i = 0; i < rows; i++) {
+        int value[2];
+        for (int c = 0; c < 2; c++) {
+            bool null, bad;
+            ss_bytes bytes;
+            assert_true(ss_cells_get(&cells, &null, &bytes, &bad));
+            value[c] = atoi((const char *)bytes.ptr);
+        }
+        if (to[value[0]] != NONE)
+            return drift(reterr, schema->name, value[0]);
+        to[value[0]] = value[1];
+    }
+    return SS_OK;
+}
+static ss_status fake_copy_flush(ss_target *target, const ss_progress *progress, const ss_table_state *states, size_t count, ss_error *reterr) {
+    (void)target;
+    begin();
+    put_states(states, count);
+    put_progress(progress);
+    return commit(reterr);
+}
+static ss_status fake_copy_table(ss_target *target, const Sidespool__Schema *schema, const ss_progress *progress, ss_table_state *st, ss_error *reterr) {
+    (void)schema;
+    return fake_copy_flush(target, progress, st, 1, reterr);
+}
+static ss_status fake_copy_replace(ss_target *target, const ss_table_state *states, size_t count, const ss_progress *progress, ss_error *reterr) {
+    (void)target;
+    begin();
+    put_states(states, count);
+    for (size_t i = 0; i < count; i++) {
+        int t = table_index(states[i].name);
+        if (!states[i].beside)
+            continue;
+        fake.replaced++;
+        memcpy(fake.open.rows[t], fake.open.beside[t], sizeof fake.open.rows[t]);
+        fake.open.states[t].beside = false;
+    }
+    put_progress(progress);
+    return commit(reterr);
+}
+static ss_status fake_finish(ss_target *target, ss_check_line line, void *ctx, ss_error *reterr) {
+    (void)target;
+    (void)line;
+    (void)ctx;
+    begin();
+    fake.open.finished++;
+    return commit(reterr);
+}
+static ss_status fake_compare(ss_target *target, const Sidespool__Schema *schema, ss_error *reterr) {
+    (void)target;
+    (void)schema;
+    (void)reterr;
+    return SS_OK;
+}
+
+static const ss_target_ops fake_ops = {
+    .name = "fake", .open = fake_open, .close = fake_close, .progress = fake_progress, .states = fake_states, .apply = fake_apply,
+    .rollback = fake_rollback, .copy_begin = fake_copy_begin, .copy_object = fake_copy_object, .copy_rows = fake_copy_rows,
+    .copy_flush = fake_copy_flush, .copy_table = fake_copy_table, .copy_replace = fake_copy_replace, .finish = fake_finish,
+    .compare_schema = fake_compare,
+};
+
+/* ---- the agent's side ------------------------------------------------------------------------------------------ */
+
+typedef struct {
+    char dir[64];
+    ss_spool *spool;
+    ss_log *stream, *copy;
+    int rows[TABLES][KEYS];
+    uint64_t schema_ids[TABLES];
+    uint64_t generation, marks;
+    ss_buf record;
+    unsigned position;
+    pthread_t thread;
+    int fd;
+    ss_buf lines;
+    ss_applier_config config;
+    ss_route_config route;
+    char last_state[32];
+    int last_exit;
+} world;
+
+#define OK(call) \
+    do { \
+        ss_error e_ = {0}; \
+        ss_error *err = &e_; \
+        if ((call) != SS_OK) \
+            fail_msg("%s: %s", #call, e_.text); \
+    } while (0)
+
+static uint64_t append(world *w, ss_log *log, const Sidespool__Record *record, uint64_t schema) {
+    ss_buf_clear(&w->record);
+    ss_record_put(&w->record, record);
+    assert_false(w->record.bad);
+    uint64_t sequence;
+    OK(ss_log_append(log, ss_bytes_of(w->record.ptr, w->record.len), schema, &sequence, err));
+    return sequence;
+}
+
+static void put_whole(world *w, ss_log *log) {
+    char position[32];
+    snprintf(position, sizeof position, "%08u", ++w->position);
+    ss_log_mark_whole(log, ss_bytes_str(position));
+    OK(ss_log_flush(log, true, NULL, err));
+}
+
+static void make_schemas(world *w) {
+    for (int t = 0; t < TABLES; t++) {
+        Sidespool__Column k = SIDESPOOL__COLUMN__INIT, v = SIDESPOOL__COLUMN__INIT;
+        k.name = (char *)"k";
+        k.key = true;
+        v.name = (char *)"v";
+        Sidespool__Column *columns[2] = {&k, &v};
+        Sidespool__Schema s = SIDESPOOL__SCHEMA__INIT;
+        s.engine = (char *)"fake";
+        s.ns = (char *)"a";
+        s.name = (char *)(uintptr_t)names[t];
+        s.columns = columns;
+        s.n_columns = 2;
+        s.identity = SIDESPOOL__IDENTITY__IDENTITY_KEY;
+        ss_buf packed;
+        ss_buf_init(&packed);
+        w->schema_ids[t] = ss_schema_seal(&s, &packed);
+        OK(ss_log_put_schema(w->stream, w->schema_ids[t], ss_bytes_of(packed.ptr, packed.len), err));
+        OK(ss_log_put_schema(w->copy, w->schema_ids[t], ss_bytes_of(packed.ptr, packed.len), err));
+        ss_buf_done(&packed);
+    }
+}
+
+static void put_begin(world *w) {
+    Sidespool__Record r = SIDESPOOL__RECORD__INIT;
+    Sidespool__Begin b = SIDESPOOL__BEGIN__INIT;
+    b.commit_time = 1000000 + w->position;
+    r.body_case = SIDESPOOL__RECORD__BODY_BEGIN;
+    r.begin = &b;
+    append(w, w->stream, &r, 0);
+}
+
+static void put_commit(world *w) {
+    Sidespool__Record r = SIDESPOOL__RECORD__INIT;
+    Sidespool__Commit c = SIDESPOOL__COMMIT__INIT;
+    c.position = (char *)"p";
+    c.commit_time = 1000000 + w->position;
+    r.body_case = SIDESPOOL__RECORD__BODY_COMMIT;
+    r.commit = &c;
+    append(w, w->stream, &r, 0);
+    put_whole(w, w->stream);
+}
+
+static void put_change(world *w, int t, Sidespool__Op op, int key, int value) {
+    char k[16], v[16];
+    snprintf(k, sizeof k, "%d", key);
+    snprintf(v, sizeof v, "%d", value);
+    static const uint8_t both[2] = {SS_CELL_VALUE, SS_CELL_VALUE}, only_key[2] = {SS_CELL_VALUE, SS_CELL_ABSENT};
+    ss_bytes cells[2] = {{(uint8_t *)k, strlen(k) + 1}, {(uint8_t *)v, strlen(v) + 1}};
+    ss_change c = {.schema_id = w->schema_ids[t], .op = op};
+    if (op == SIDESPOOL__OP__OP_DELETE)
+        c.before = (ss_row){2, only_key, cells};
+    else
+        c.after = (ss_row){2, both, cells};
+    ss_buf_clear(&w->record);
+    ss_record_put_change(&w->record, &c);
+    uint64_t sequence;
+    OK(ss_log_append(w->stream, ss_bytes_of(w->record.ptr, w->record.len), c.schema_id, &sequence, err));
+    w->rows[t][key] = op == SIDESPOOL__OP__OP_DELETE ? NONE : value;
+}
+
+static void random_change(world *w) {
+    int t = (int)roll(TABLES), key = (int)roll(KEYS);
+    if (w->rows[t][key] == NONE)
+        put_change(w, t, SIDESPOOL__OP__OP_INSERT, key, (int)roll(1000));
+    else
+        put_change(w, t, roll(3) ? SIDESPOOL__OP__OP_UPDATE : SIDESPOOL__OP__OP_DELETE, key, (int)roll(1000));
+}
+
+static void put_truncate(world *w, int t) {
+    Sidespool__Record r = SIDESPOOL__RECORD__INIT;
+    Sidespool__Truncate tr = SIDESPOOL__TRUNCATE__INIT;
+    tr.schema_ids = &w->schema_ids[t];
+    tr.n_schema_ids = 1;
+    r.body_case = SIDESPOOL__RECORD__BODY_TRUNCATE;
+    r.truncate = &tr;
+    append(w, w->stream, &r, w->schema_ids[t]);
+    for (int k = 0; k < KEYS; k++)
+        w->rows[t][k] = NONE;
+}
+
+static void put_transaction(world *w, unsigned changes) {
+    put_begin(w);
+    for (unsigned i = 0; i < changes; i++)
+        random_change(w);
+    if (roll(40) == 0)
+        put_truncate(w, (int)roll(TABLES));
+    put_commit(w);
+}
+
+typedef struct { uint64_t generation; unsigned tables; int rows[TABLES][KEYS]; } snapshot;
+
+static void put_copy_begin(world *w, const char *route, unsigned tables, snapshot *snap) {
+    Sidespool__Table list[TABLES];
+    Sidespool__Table *ptr[TABLES];
+    size_t n = 0;
+    for (unsigned t = 0; t < TABLES; t++)
+        if (tables & (1u << t)) {
+            sidespool__table__init(&list[n]);
+            list[n].ns = (char *)"a";
+            list[n].name = (char *)(uintptr_t)names[t];
+            ptr[n] = &list[n];
+            n++;
+        }
+    Sidespool__Record r = SIDESPOOL__RECORD__INIT;
+    Sidespool__CopyBegin b = SIDESPOOL__COPY_BEGIN__INIT;
+    b.generation = ++w->generation;
+    b.route = (char *)(uintptr_t)route;
+    b.tables = ptr;
+    b.n_tables = n;
+    b.position = (char *)"p";
+    b.copy_sequence = ss_log_get_state(w->copy)->committed + 1;
+    r.body_case = SIDESPOOL__RECORD__BODY_COPY_BEGIN;
+    r.copy_begin = &b;
+    append(w, w->stream, &r, 0);
+    put_whole(w, w->stream);
+    snap->generation = b.generation;
+    snap->tables = tables;
+    memcpy(snap->rows, w->rows, sizeof snap->rows);
+}
+
+static void put_copy_rows(world *w, const snapshot *snap, int t, int from, int to) {
+    ss_buf cells;
+    ss_buf_init(&cells);
+    uint32_t count = 0;
+    for (int k = from; k < to; k++) {
+        if (snap->rows[t][k] == NONE)
+            continue;
+        char text[16];
+        snprintf(text, sizeof text, "%d", k);
+        ss_cells_put(&cells, ss_bytes_of(text, strlen(text) + 1));
+        snprintf(text, sizeof text, "%d", snap->rows[t][k]);
+        ss_cells_put(&cells, ss_bytes_of(text, strlen(text) + 1));
+        count++;
+    }
+    Sidespool__Record r = SIDESPOOL__RECORD__INIT;
+    Sidespool__CopyRows rows = SIDESPOOL__COPY_ROWS__INIT;
+    rows.generation = snap->generation;
+    rows.schema_id = w->schema_ids[t];
+    rows.count = count;
+    rows.cells = (ProtobufCBinaryData){cells.len, cells.ptr};
+    r.body_case = SIDESPOOL__RECORD__BODY_COPY_ROWS;
+    r.copy_rows = &rows;
+    if (count)
+        append(w, w->copy, &r, rows.schema_id);
+    ss_buf_done(&cells);
+}
+
+static void put_copy_table(world *w, const snapshot *snap, int t) {
+    Sidespool__Record r = SIDESPOOL__RECORD__INIT;
+    Sidespool__CopyTable end = SIDESPOOL__COPY_TABLE__INIT;
+    end.generation = snap->generation;
+    end.schema_id = w->schema_ids[t];
+    end.ns = (char *)"a";
+    end.name = (char *)(uintptr_t)names[t];
+    r.body_case = SIDESPOOL__RECORD__BODY_COPY_TABLE;
+    r.copy_table = &end;
+    append(w, w->copy, &r, end.schema_id);
+}
+
+static void put_copy_end(world *w, const char *route, uint64_t generation, bool aborted) {
+    Sidespool__Record r = SIDESPOOL__RECORD__INIT;
+    Sidespool__CopyEnd end = SIDESPOOL__COPY_END__INIT;
+    end.generation = generation;
+    end.route = (char *)(uintptr_t)route;
+    end.aborted = aborted;
+    end.reason = (char *)(uintptr_t)(aborted ? "test" : "");
+    r.body_case = SIDESPOOL__RECORD__BODY_COPY_END;
+    r.copy_end = &end;
+    append(w, w->stream, &r, 0);
+    put_whole(w, w->stream);
+}
+
+/* The rest of a copy, with transactions going on; aborted: it stops somewhere. */
+static void put_copy(world *w, const char *route, unsigned tables, unsigned transactions, bool aborted) {
+    snapshot snap;
+    put_copy_begin(w, route, tables, &snap);
+    unsigned stop = aborted ? roll(TABLES * 2) : TABLES * 2;
+    for (unsigned step = 0; step < stop; step++) {
+        int t = (int)step / 2;
+        if (!(tables & (1u << t)))
+            continue;
+        put_copy_rows(w, &snap, t, step % 2 ? KEYS / 2 : 0, step % 2 ? KEYS : KEYS / 2);
+        if (step % 2)
+            put_copy_table(w, &snap, t);
+        put_whole(w, w->copy);
+        for (unsigned i = 0; i < transactions; i++)
+            put_transaction(w, 1 + roll(5));
+    }
+    put_copy_end(w, route, snap.generation, aborted);
+}
+
+/* ---- the supervisor's side ------------------------------------------------------------------------------------- */
+
+static void *route_thread(void *arg) {
+    world *w = arg;
+    w->last_exit = ss_route_main(&w->config, &w->route, w->fd);
+    return NULL;
+}
+
+static int control_fd;
+
+static void route_start(world *w) {
+    int pair[2];
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+    control_fd = pair[0];
+    w->fd = pair[1];
+    assert_int_equal(pthread_create(&w->thread, NULL, route_thread, w), 0);
+}
+
+static void route_end(world *w) {
+    shutdown(control_fd, SHUT_RDWR);
+    pthread_join(w->thread, NULL);
+    close(control_fd);
+    close(w->fd);
+    ss_buf_clear(&w->lines);
+    assert_int_equal(w->last_exit, 0);
+}
+
+static void say(const char *line) { assert_int_equal(write(control_fd, line, strlen(line)), (ssize_t)strlen(line)); }
+
+/* Reads lines until one of a mark `id`, or of a status in `state`. */
+static bool await_line(world *w, const char *id, const char *wanted, int seconds) {
+    for (int i = 0; i < seconds * 10; i++) {
+        uint8_t *end;
+        while (w->lines.len && (end = memchr(w->lines.ptr, '\n', w->lines.len)) != NULL) {
+            size_t len = (size_t)(end - w->lines.ptr) + 1;
+            json_t *line = json_loadb((const char *)w->lines.ptr, len, 0, NULL);
+            memmove(w->lines.ptr, w->lines.ptr + len, w->lines.len - len);
+            w->lines.len -= len;
+            const char *mark = json_string_value(json_object_get(line, "mark"));
+            json_t *status = json_object_get(line, "status");
+            const char *s = json_string_value(json_object_get(status, "state"));
+            if (s)
+                snprintf(w->last_state, sizeof w->last_state, "%s", s);
+            bool found = (id && mark && strcmp(mark, id) == 0) || (wanted && s && strcmp(s, wanted) == 0);
+            json_decref(line);
+            if (found)
+                return true;
+        }
+        struct pollfd p = {.fd = control_fd, .events = POLLIN};
+        if (poll(&p, 1, 100) > 0) {
+            char part[8192];
+            ssize_t n = recv(control_fd, part, sizeof part, 0);
+            if (n <= 0)
+                return false;
+            ss_buf_put(&w->lines, part, (size_t)n);
+        }
+    }
+    return false;
+}
+
+static void put_mark(world *w, char *id, size_t size) {
+    snprintf(id, size, "m%llu", (unsigned long long)++w->marks);
+    Sidespool__Record r = SIDESPOOL__RECORD__INIT;
+    Sidespool__Mark m = SIDESPOOL__MARK__INIT;
+    m.id = id;
+    m.kind = (char *)"wait";
+    m.position = (char *)"p";
+    r.body_case = SIDESPOOL__RECORD__BODY_MARK;
+    r.mark = &m;
+    append(w, w->stream, &r, 0);
+    put_whole(w, w->stream);
+}
+
+static void expect_equal(world *w, uint64_t seed) {
+    for (int t = 0; t < TABLES; t++) {
+        if (fake.saved.states[t].status != SS_TABLE_READY)
+            fail_msg("seed %llu: table %s is %s", (unsigned long long)seed, names[t], ss_table_status_name(fake.saved.states[t].status));
+        for (int k = 0; k < KEYS; k++)
+            if (fake.saved.rows[t][k] != w->rows[t][k])
+                fail_msg("seed %llu: %s %d is %d, at the source %d", (unsigned long long)seed, names[t], k, fake.saved.rows[t][k], w->rows[t][k]);
+    }
+}
+
+static world *world_new(uint64_t seed, unsigned fault_percent) {
+    state = seed * UINT64_C(0x9E3779B97F4A7C15);
+    memset(&fake, 0, sizeof fake);
+    fake.fault_percent = fault_percent;
+    fake.dice = state ^ 99;
+    world *w = calloc(1, sizeof *w);
+    assert_non_null(w);
+    for (int t = 0; t < TABLES; t++)
+        for (int k = 0; k < KEYS; k++)
+            w->rows[t][k] = fake.saved.rows[t][k] = fake.saved.beside[t][k] = NONE;
+    snprintf(w->dir, sizeof w->dir, "/tmp/route_test.XXXXXX");
+    assert_non_null(mkdtemp(w->dir));
+    ss_spool_options options = {.segment_size = 4u << 20, .max_size = (uint64_t)1 << 30};
+    OK(ss_spool_open(w->dir, "s", &options, &w->spool, err));
+    OK(ss_log_open(w->spool, SS_LOG_STREAM, &w->stream, err));
+    OK(ss_log_open(w->spool, SS_LOG_COPY, &w->copy, err));
+    OK(ss_log_set_identity(w->stream, "test", false, err));
+    OK(ss_log_set_identity(w->copy, "test", false, err));
+    ss_buf_init(&w->record);
+    ss_buf_init(&w->lines);
+    make_schemas(w);
+    w->config.spool_path = w->dir;
+    w->route = (ss_route_config){.source = "s", .name = "r", .target = &fake_ops};
+    return w;
+}
+
+static void world_free(world *w) {
+    ss_log_close(w->stream);
+    ss_log_close(w->copy);
+    ss_spool_close(w->spool);
+    ss_buf_done(&w->record);
+    ss_buf_done(&w->lines);
+    char command[128];
+    snprintf(command, sizeof command, "rm -rf %s", w->dir);
+    assert_int_equal(system(command), 0);
+    free(w);
+}
+
+/* ---- stories --------------------------------------------------------------------------------------------------- */
+
+static void test_copy_then_stream(void **unused) {
+    (void)unused;
+    world *w = world_new(1, 0);
+    for (int i = 0; i < 30; i++)
+        put_transaction(w, 5); /* before the route exists: in the copy */
+    route_start(w);
+    assert_true(await_line(w, NULL, "waiting_source", 10)); /* no agent answers */
+    put_copy(w, "r", 7, 3, false);
+    char id[32];
+    put_mark(w, id, sizeof id);
+    assert_true(await_line(w, id, NULL, 10));
+    put_transaction(w, 25000); /* larger than a batch: parts of one target transaction */
+    put_mark(w, id, sizeof id);
+    assert_true(await_line(w, id, NULL, 10));
+    route_end(w);
+    expect_equal(w, 1);
+    assert_true(fake.partials >= 2);
+    assert_int_equal(fake.saved.finished, 1);
+    world_free(w);
+}
+
+static void test_resync_of_one_table_beside(void **unused) {
+    (void)unused;
+    world *w = world_new(2, 0);
+    route_start(w);
+    assert_true(await_line(w, NULL, "waiting_source", 10));
+    put_copy(w, "r", 7, 2, false);
+    char id[32];
+    put_mark(w, id, sizeof id);
+    assert_true(await_line(w, id, NULL, 10));
+    say("{\"cmd\":\"resync\",\"n\":1,\"tables\":[\"a.two\"]}\n");
+    put_copy(w, "other", 7, 2, false); /* another route's copy is passed over */
+    put_copy(w, "r", 2, 30, false);
+    put_mark(w, id, sizeof id);
+    assert_true(await_line(w, id, NULL, 10));
+    for (int i = 0; i < 50 && fake.replaced == 0; i++)
+        await_line(w, NULL, "nothing", 1);
+    put_transaction(w, 3);
+    put_mark(w, id, sizeof id);
+    assert_true(await_line(w, id, NULL, 10));
+    route_end(w);
+    expect_equal(w, 2);
+    assert_int_equal(fake.replaced, 1);
+    world_free(w);
+}
+
+static void test_gap_when_progress_is_gone(void **unused) {
+    (void)unused;
+    world *w = world_new(3, 0);
+    fake.saved.progress.ours_before = true;
+    route_start(w);
+    assert_true(await_line(w, NULL, "halted", 10));
+    say("{\"cmd\":\"resync\",\"n\":1,\"tables\":[\"*\"]}\n");
+    assert_true(await_line(w, NULL, "waiting_source", 10));
+    put_copy(w, "r", 7, 2, false);
+    char id[32];
+    put_mark(w, id, sizeof id);
+    assert_true(await_line(w, id, NULL, 10));
+    route_end(w);
+    expect_equal(w, 3);
+    world_free(w);
+}
+
+static void test_target_restored_is_replayed(void **unused) {
+    (void)unused;
+    world *w = world_new(4, 0);
+    route_start(w);
+    assert_true(await_line(w, NULL, "waiting_source", 10));
+    put_copy(w, "r", 7, 2, false);
+    char id[32];
+    put_mark(w, id, sizeof id);
+    assert_true(await_line(w, id, NULL, 10));
+    route_end(w);
+    database backup = fake.saved;
+    route_start(w);
+    for (int i = 0; i < 40; i++)
+        put_transaction(w, 4);
+    put_mark(w, id, sizeof id);
+    assert_true(await_line(w, id, NULL, 10));
+    route_end(w);
+    expect_equal(w, 4);
+    fake.saved = backup;
+    route_start(w);
+    for (int i = 0; i < 100 && fake.saved.progress.sequence < ss_log_get_state(w->stream)->committed; i++)
+        await_line(w, NULL, "nothing", 1);
+    route_end(w);
+    expect_equal(w, 4);
+    world_free(w);
+}
+
+/* Random transactions, copies (whole, aborted, of other routes) and resyncs, with connections that break. */
+static void random_story(uint64_t seed) {
+    world *w = world_new(seed, 12);
+    for (unsigned i = roll(20); i > 0; i--)
+        put_transaction(w, 1 + roll(6));
+    route_start(w);
+    while (!fake.saved.progress.exists)
+        assert_false(await_line(w, NULL, "halted", 1));
+    if (roll(2))
+        put_copy(w, "r", 7, roll(4), true);
+    put_copy(w, roll(2) ? "other" : "r", 7, roll(6), roll(2));
+    put_copy(w, "r", 7, roll(6), false);
+    for (unsigned round = 0; round < 3; round++) {
+        for (unsigned i = 0; i < 20; i++)
+            put_transaction(w, 1 + roll(20));
+        if (roll(3) == 0) {
+            route_end(w);
+            route_start(w);
+        }
+        unsigned some = 1 + roll(7);
+        if (roll(2))
+            put_copy(w, "r", some, roll(10), true);
+        put_copy(w, "r", roll(2) ? 7 : some, roll(10), false);
+    }
+    put_copy(w, "r", 7, 2, false);
+    for (int i = 0; i < 60; i++) {
+        bool ready = true;
+        for (int t = 0; t < TABLES; t++)
+            ready = ready && fake.saved.states[t].status == SS_TABLE_READY && fake.saved.states[t].generation == w->generation;
+        if (ready)
+            break;
+        if (await_line(w, NULL, "halted", 1))
+            fail_msg("seed %llu: halted", (unsigned long long)seed);
+    }
+    char id[32];
+    put_mark(w, id, sizeof id);
+    if (!await_line(w, id, NULL, 60))
+        fail_msg("seed %llu: the mark did not come, state %s", (unsigned long long)seed, w->last_state);
+    route_end(w);
+    expect_equal(w, seed);
+    print_message("seed %llu: %u faults, %u commits, %u catch-up batches, %u replaced\n", (unsigned long long)seed, fake.faults, fake.commits,
+                  fake.catch_ups, fake.replaced);
+    world_free(w);
+}
+
+static void test_random(void **unused) {
+    (void)unused;
+    const char *one = getenv("SEED"), *many = getenv("SEEDS");
+    if (one) {
+        random_story(strtoull(one, NULL, 10));
+        return;
+    }
+    uint64_t count = many ? strtoull(many, NULL, 10) : 4;
+    for (uint64_t seed = 1; seed <= count; seed++)
+        random_story(seed);
+}
+
+int main(void) {
+    if (!getenv("SIDESPOOL_LOG"))
+        ss_log_threshold(SS_ERROR);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_copy_then_stream),
+        cmocka_unit_test(test_resync_of_one_table_beside),
+        cmocka_unit_test(test_gap_when_progress_is_gone),
+        cmocka_unit_test(test_target_restored_is_replayed),
+        cmocka_unit_test(test_random),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
