@@ -279,8 +279,6 @@ static void test_torture(void **state) {
     execute(dst, "final", NULL);
     dump("src", "src.sql");
     dump("dst", "dst.sql");
-    char dsn_text[160];
-    (void)dsn_text;
     ss_snapshot *copy = open_snapshot("dst", NULL, 0, &env_dst, &options_dst, dsn_dst, sizeof dsn_dst);
     ss_copy_reader *other = NULL;
     const ss_snapshot_table *others = NULL;
@@ -300,8 +298,83 @@ static void test_torture(void **state) {
     PQfinish(dst);
 }
 
+/* ---- --check ------------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    char text[65536];
+    size_t len;
+    int bad;
+} lines;
+
+static void line(void *ctx, bool ok, const char *what, const char *found, const char *remedy) {
+    lines *all = ctx;
+    all->len += (size_t)snprintf(all->text + all->len, sizeof all->text - all->len, "%s | %s | %s | %s\n", ok ? "ok" : "BAD",
+                                 what, found, remedy);
+    all->bad += !ok;
+    assert_true(all->len < sizeof all->text);
+}
+
+static void check(const char *user, const char *const *patterns, size_t count, lines *all) {
+    char dsn[160];
+    const ss_strings include = {(const char **)(uintptr_t)patterns, count}, exclude = {NULL, 0};
+    snprintf(dsn, sizeof dsn, "host=%s port=%d user=%s dbname=checked", dir, port, user);
+    struct ss_postgres_options options = {.dsn = dsn, .connect_timeout = 10000};
+    ss_source_env env = {.name = "checked", .options = &options, .include = &include, .exclude = &exclude};
+    ss_error err = {0};
+    *all = (lines){.len = 0};
+    if (ss_postgres_check(&env, line, all, &err) != SS_OK)
+        fail_msg("%s %s", err.code, err.text);
+    if (getenv("PGCOPY_SHOW") != NULL)
+        printf("%s\n", all->text);
+}
+
+static void has(const lines *all, const char *text) {
+    if (strstr(all->text, text) == NULL)
+        fail_msg("not there: %s\n  in:\n%s", text, all->text);
+}
+
+static void test_check(void **state) {
+    (void)state;
+    static lines all;
+    static const char *const wrong[] = {"public.nothing_like_it*"};
+    PGconn *admin = connect_to("postgres");
+    run(admin, "CREATE DATABASE checked");
+    run(admin, "CREATE ROLE weak LOGIN");
+    PQfinish(admin);
+    PGconn *conn = connect_to("checked");
+    run(conn, "CREATE TABLE public.good (id int PRIMARY KEY); CREATE TABLE public.\"No \"\"Key\" (a int);"
+              " CREATE UNLOGGED TABLE public.fleeting (id int PRIMARY KEY); CREATE TABLE public.secret (id int PRIMARY KEY);"
+              " ALTER TABLE public.secret ENABLE ROW LEVEL SECURITY; GRANT SELECT ON public.secret TO weak");
+    check("postgres", NULL, 0, &all);
+    assert_int_equal(all.bad, 1);
+    has(&all, "BAD | table public.No \"Key | ");
+    has(&all, "ALTER TABLE \"public\".\"No \"\"Key\" REPLICA IDENTITY FULL");
+    has(&all, "ok | table public.fleeting | not captured: an unlogged table has no WAL");
+    has(&all, "ok | publication | sidespool_checked: not there yet, will be made");
+    check("weak", NULL, 0, &all);
+    has(&all, "BAD | right to replicate | weak may not | ALTER ROLE \"weak\" REPLICATION");
+    has(&all, "BAD | table public.secret | row security hides rows from us");
+    has(&all, "BAD | table public.good | no right to read it");
+    has(&all, "CREATE PUBLICATION \"sidespool_checked\" FOR TABLE \"public\".\"No \"\"Key\", \"public\".\"good\", \"public\".\"secret\"");
+    check("postgres", wrong, 1, &all);
+    has(&all, "BAD | selection of tables | ");
+    check("nobody_here", NULL, 0, &all);
+    has(&all, "BAD | connection | ");
+    run(conn, "ALTER TABLE public.\"No \"\"Key\" REPLICA IDENTITY FULL;"
+              " CREATE PUBLICATION sidespool_checked FOR TABLE public.good WHERE (id > 1) WITH (publish = 'insert')");
+    run(conn, "ALTER SYSTEM SET synchronous_standby_names = 'FIRST 1 (a, \"Sidespool-Checked\")'");
+    run(conn, "SELECT pg_reload_conf(), pg_sleep(0.5)");
+    check("postgres", NULL, 0, &all);
+    has(&all, "BAD | synchronous_standby_names | ");
+    has(&all, "BAD | table public.good | the publication has a row filter on it");
+    has(&all, "BAD | publication's operations | ");
+    run(conn, "ALTER SYSTEM RESET synchronous_standby_names");
+    run(conn, "SELECT pg_reload_conf()");
+    PQfinish(conn);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_torture)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_torture), cmocka_unit_test(test_check)};
     if (find_bin() == NULL) {
         printf("skipped: no PostgreSQL server programs below /usr/lib/postgresql\n");
         return 77;
