@@ -1,4 +1,5 @@
-/* The agent's file: one table of options for parser, --help and the reference, the engine's own block put in by name. */
+/* The agent's file: one table of options for parser, --help and the reference, the engine's own
+ * block put in by name. */
 #include "agents/agent.h"
 
 #include <errno.h>
@@ -11,52 +12,106 @@
 #define AT(field) .offset = offsetof(ss_agent_settings, field)
 
 static const ss_option tables_options[] = {
-    {.key = "include", .type = SS_OPT_STRINGS, .offset = 0,
-     .help = "Patterns of the tables to capture, \"schema.table\", `*` for any run of characters; none: all tables."},
-    {.key = "exclude", .type = SS_OPT_STRINGS, .offset = sizeof(ss_strings),
+    {.key = "include",
+     .type = SS_OPT_STRINGS,
+     .offset = 0,
+     .help = "Patterns of the tables to capture, \"schema.table\", `*` for any run of characters; "
+             "none: all tables."},
+    {.key = "exclude",
+     .type = SS_OPT_STRINGS,
+     .offset = sizeof(ss_strings),
      .help = "Patterns of tables that are not captured, even when included."},
     {0},
 };
 
-#define SPOOL_AT(field) .offset = offsetof(ss_agent_settings, spool.field) - offsetof(ss_agent_settings, spool)
+#define SPOOL_AT(field)                                                                            \
+    .offset = offsetof(ss_agent_settings, spool.field) - offsetof(ss_agent_settings, spool)
 static const ss_option spool_options[] = {
-    {.key = "path", .type = SS_OPT_STRING, SPOOL_AT(path), .deflt = "/var/lib/sidespool/spool",
+    {.key = "path",
+     .type = SS_OPT_STRING,
+     SPOOL_AT(path),
+     .deflt = "/var/lib/sidespool/spool",
      .help = "Folder of all spools; this source's own is a folder of its name in it.",
      .place_offset = offsetof(ss_agent_settings, spool.place) - offsetof(ss_agent_settings, spool)},
-    {.key = "max_size", .type = SS_OPT_SIZE, SPOOL_AT(max_size), .deflt = "64GiB",
-     .help = "What both logs of this source may take on disk; when it is reached, capture waits and the source keeps its own log."},
-    {.key = "retain", .type = SS_OPT_DURATION, SPOOL_AT(retain), .deflt = "24h",
+    {.key = "max_size",
+     .type = SS_OPT_SIZE,
+     SPOOL_AT(max_size),
+     .deflt = "64GiB",
+     .help = "What both logs of this source may take on disk; when it is reached, capture waits "
+             "and the source keeps its own log."},
+    {.key = "retain",
+     .type = SS_OPT_DURATION,
+     SPOOL_AT(retain),
+     .deflt = "24h",
      .help = "How long applied changes are kept, as far as max_size allows."},
-    {.key = "segment_size", .type = SS_OPT_SIZE, SPOOL_AT(segment_size), .deflt = "256MiB",
+    {.key = "segment_size",
+     .type = SS_OPT_SIZE,
+     SPOOL_AT(segment_size),
+     .deflt = "256MiB",
      .help = "Size of one file of a log; old data goes a file at a time."},
     {0},
 };
 
 static const ss_option copy_options[] = {
-    {.key = "readers", .type = SS_OPT_INT, .offset = 0, .deflt = "4", .min = 1, .max = 32,
+    {.key = "readers",
+     .type = SS_OPT_INT,
+     .offset = 0,
+     .deflt = "4",
+     .min = 1,
+     .max = 32,
      .help = "Connections that read tables side by side while a copy runs."},
     {0},
 };
 
 static const ss_option agent_options[] = {
-    {.key = "source", .type = SS_OPT_STRING, AT(source), .required = true,
+    {.key = "source",
+     .type = SS_OPT_STRING,
+     AT(source),
+     .required = true,
      .help = "Unique name of this source: 1 to 63 of a-z, 0-9, _ and -.",
      .place_offset = offsetof(ss_agent_settings, source_place)},
-    {.key = "tables", .type = SS_OPT_BLOCK, AT(tables), .children = tables_options, .help = "Which tables are captured."},
-    {.key = "spool", .type = SS_OPT_BLOCK, AT(spool), .children = spool_options,
+    {.key = "tables",
+     .type = SS_OPT_BLOCK,
+     AT(tables),
+     .children = tables_options,
+     .help = "Which tables are captured."},
+    {.key = "spool",
+     .type = SS_OPT_BLOCK,
+     AT(spool),
+     .children = spool_options,
      .help = "Where changes wait until they are applied."},
-    {.key = "on_gap", .type = SS_OPT_ENUM, AT(on_gap), .choices = "halt|resync", .deflt = "halt",
-     .help = "What to do when the source's history is broken (its slot lost, another server): halt, or copy everything anew."},
-    {.key = "max_message", .type = SS_OPT_SIZE, AT(max_message), .deflt = "1GiB",
+    {.key = "on_gap",
+     .type = SS_OPT_ENUM,
+     AT(on_gap),
+     .choices = "halt|resync",
+     .deflt = "halt",
+     .help = "What to do when the source's history is broken (its slot lost, another server): "
+             "halt, or copy everything anew."},
+    {.key = "max_message",
+     .type = SS_OPT_SIZE,
+     AT(max_message),
+     .deflt = "1GiB",
      .help = "A larger single message of the source (a row) stops capture with its place."},
-    {.key = "copy", .type = SS_OPT_BLOCK, AT(copy), .children = copy_options, .help = "How tables are copied."},
+    {.key = "copy",
+     .type = SS_OPT_BLOCK,
+     AT(copy),
+     .children = copy_options,
+     .help = "How tables are copied."},
     {.key = "columns", .type = SS_OPT_UNSUPPORTED, .help = "Which columns are captured."},
     {.key = "where", .type = SS_OPT_UNSUPPORTED, .help = "Which rows are captured."},
-    {.key = "mask", .type = SS_OPT_UNSUPPORTED, .help = "Which values are masked before they are written."},
-    {.key = "ship", .type = SS_OPT_UNSUPPORTED, .help = "The applier on another host that changes are sent to."},
+    {.key = "mask",
+     .type = SS_OPT_UNSUPPORTED,
+     .help = "Which values are masked before they are written."},
+    {.key = "ship",
+     .type = SS_OPT_UNSUPPORTED,
+     .help = "The applier on another host that changes are sent to."},
     {.key = "remote", .type = SS_OPT_UNSUPPORTED, .help = "What the other host may ask for."},
-    {.key = "new_tables", .type = SS_OPT_UNSUPPORTED, .help = "What happens to a table that appears later."},
-    {.key = "expiry_slack", .type = SS_OPT_UNSUPPORTED, .help = "How much longer keys live on the copy."},
+    {.key = "new_tables",
+     .type = SS_OPT_UNSUPPORTED,
+     .help = "What happens to a table that appears later."},
+    {.key = "expiry_slack",
+     .type = SS_OPT_UNSUPPORTED,
+     .help = "How much longer keys live on the copy."},
     {.key = "collections", .type = SS_OPT_UNSUPPORTED, .help = "Which collections are captured."},
     {.key = "keys", .type = SS_OPT_UNSUPPORTED, .help = "Which keys are captured."},
 };
@@ -66,7 +121,7 @@ struct ss_agent_config {
     ss_config *file;
     ss_option table[AGENT_OPTIONS + 2]; /* and the engine's block, and the end */
     ss_source_env env;
-    ss_agent_settings *settings;        /* the engine's struct behind it */
+    ss_agent_settings *settings; /* the engine's struct behind it */
 };
 
 static size_t engine_offset(void) {
@@ -96,11 +151,12 @@ static bool source_name_ok(const char *name) {
     return strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_-") == len;
 }
 
-static ss_status validate_patterns(const ss_agent_config *config, const ss_strings *patterns, const char *key,
-                                   ss_error *reterr) {
+static ss_status validate_patterns(const ss_agent_config *config, const ss_strings *patterns,
+                                   const char *key, ss_error *reterr) {
     for (size_t i = 0; i < patterns->count; i++)
         if (patterns->items[i][0] == '\0' || strlen(patterns->items[i]) > 256)
-            return ss_fail(reterr, SS_STOP, "SS-AGENT-0020", "%s: tables.%s has an empty or overlong pattern; write \"schema.table\"",
+            return ss_fail(reterr, SS_STOP, "SS-AGENT-0020",
+                           "%s: tables.%s has an empty or overlong pattern; write \"schema.table\"",
                            config->settings->source, key);
     return SS_OK;
 }
@@ -113,11 +169,14 @@ static ss_status validate(const ss_agent_config *config, ss_error *reterr) {
                        "%s: source \"%s\" is not a name: use 1 to 63 of a-z, 0-9, _ and -",
                        ss_config_place(config->file, settings->source_place), settings->source);
     if (settings->spool.path[0] != '/')
-        return ss_fail(reterr, SS_STOP, "SS-AGENT-0020", "%s: spool.path \"%s\" is not absolute; begin it with /",
-                       ss_config_place(config->file, settings->spool.place), settings->spool.path);
-    if (settings->spool.segment_size < (1u << 20) || settings->spool.segment_size > settings->spool.max_size / 4)
         return ss_fail(reterr, SS_STOP, "SS-AGENT-0020",
-                       "spool.segment_size must be at least 1MiB and at most a quarter of spool.max_size");
+                       "%s: spool.path \"%s\" is not absolute; begin it with /",
+                       ss_config_place(config->file, settings->spool.place), settings->spool.path);
+    if (settings->spool.segment_size < (1u << 20) ||
+        settings->spool.segment_size > settings->spool.max_size / 4)
+        return ss_fail(
+            reterr, SS_STOP, "SS-AGENT-0020",
+            "spool.segment_size must be at least 1MiB and at most a quarter of spool.max_size");
     if (settings->max_message < (1u << 20))
         return ss_fail(reterr, SS_STOP, "SS-AGENT-0020", "max_message must be at least 1MiB");
     ss_status status = validate_patterns(config, &settings->tables.include, "include", reterr);
@@ -126,7 +185,8 @@ static ss_status validate(const ss_agent_config *config, ss_error *reterr) {
     return status;
 }
 
-ss_status ss_agent_config_load(const char *path, const ss_source_ops *ops, ss_agent_config **ret, ss_error *reterr) {
+ss_status ss_agent_config_load(const char *path, const ss_source_ops *ops, ss_agent_config **ret,
+                               ss_error *reterr) {
     ss_agent_config *config = calloc(1, sizeof *config);
     if (config != NULL)
         config->settings = calloc(1, engine_offset() + ops->options_size);
@@ -180,7 +240,8 @@ ss_spool_options ss_agent_config_spool(const ss_agent_config *config) {
     };
 }
 
-ss_status ss_agent_options_print(const ss_source_ops *ops, bool markdown, ss_buf *out, ss_error *reterr) {
+ss_status ss_agent_options_print(const ss_source_ops *ops, bool markdown, ss_buf *out,
+                                 ss_error *reterr) {
     ss_option table[AGENT_OPTIONS + 2];
     char title[64];
 
@@ -193,13 +254,16 @@ ss_status ss_agent_options_print(const ss_source_ops *ops, bool markdown, ss_buf
     return out->bad ? ss_fail(reterr, SS_STOP, "SS-SYS-0001", "out of memory") : SS_OK;
 }
 
-/* ---- --check ------------------------------------------------------------------------------------------------------- */
+/* ---- --check
+ * -------------------------------------------------------------------------------------------------------
+ */
 
 typedef struct {
     bool failed;
 } check_result;
 
-static void check_line(void *ctx, bool ok, const char *what, const char *found, const char *remedy) {
+static void check_line(void *ctx, bool ok, const char *what, const char *found,
+                       const char *remedy) {
     check_result *check = ctx;
 
     if (ok)
@@ -231,18 +295,22 @@ static void check_spool(const ss_agent_settings *settings, check_result *check) 
     snprintf(path, sizeof path, "%s/%s", settings->spool.path, settings->source);
     int len = snprintf(socket_path, sizeof socket_path, "%s/agent.sock", path);
     snprintf(found, sizeof found, "%d bytes, at most 107", len);
-    check_line(check, len <= 107, "path of agent.sock", found, "choose a shorter spool.path or source name");
+    check_line(check, len <= 107, "path of agent.sock", found,
+               "choose a shorter spool.path or source name");
     existing_parent(path);
     bool usable = access(path, R_OK | W_OK | X_OK) == 0;
-    snprintf(found, sizeof found, "%.400s %s", path, usable ? "may be written" : "may not be written by this user");
+    snprintf(found, sizeof found, "%.400s %s", path,
+             usable ? "may be written" : "may not be written by this user");
     check_line(check, usable, "spool folder", found,
                "create spool.path, owned by the agent's user, group sidespool, mode 2770");
     if (statvfs(path, &fs) != 0) {
-        check_line(check, false, "spool room", strerror(errno), "look at the file system of spool.path");
+        check_line(check, false, "spool room", strerror(errno),
+                   "look at the file system of spool.path");
         return;
     }
     uint64_t room = (uint64_t)fs.f_bavail * fs.f_frsize;
-    snprintf(found, sizeof found, "%llu MiB free, spool.max_size %llu MiB", (unsigned long long)(room >> 20),
+    snprintf(found, sizeof found, "%llu MiB free, spool.max_size %llu MiB",
+             (unsigned long long)(room >> 20),
              (unsigned long long)(settings->spool.max_size >> 20));
     /* A spool that is partly filled needs less; so this only refuses what cannot hold one file. */
     check_line(check, room >= settings->spool.segment_size, "spool room", found,

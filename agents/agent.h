@@ -1,7 +1,7 @@
 /* The agent's own file and what all its parts share.
  *
- * Nothing in this folder (its subfolders are the engines) knows which engine it serves: agent_main.c is compiled once for
- * each, with its ss_source_ops. */
+ * Nothing in this folder (its subfolders are the engines) knows which engine it serves:
+ * agent_main.c is compiled once for each, with its ss_source_ops. */
 #ifndef AGENTS_AGENT_H
 #define AGENTS_AGENT_H
 
@@ -34,8 +34,8 @@ typedef struct {
 typedef struct ss_agent_config ss_agent_config;
 
 /* Loads and validates `path` for the engine `ops`. SS_STOP with the place and the remedy. */
-SS_MUST ss_status ss_agent_config_load(const char *path, const ss_source_ops *ops, ss_agent_config **ret,
-                                       ss_error *reterr);
+SS_MUST ss_status ss_agent_config_load(const char *path, const ss_source_ops *ops,
+                                       ss_agent_config **ret, ss_error *reterr);
 void ss_agent_config_free(ss_agent_config *config);
 const ss_agent_settings *ss_agent_config_settings(const ss_agent_config *config);
 /* What a source and the spool get from the file; both live as long as the config. */
@@ -43,7 +43,8 @@ const ss_source_env *ss_agent_config_env(const ss_agent_config *config);
 ss_spool_options ss_agent_config_spool(const ss_agent_config *config);
 
 /* The option table for `ops` as --help text or Markdown. */
-SS_MUST ss_status ss_agent_options_print(const ss_source_ops *ops, bool markdown, ss_buf *out, ss_error *reterr);
+SS_MUST ss_status ss_agent_options_print(const ss_source_ops *ops, bool markdown, ss_buf *out,
+                                         ss_error *reterr);
 
 /* --check: one line for each precondition on stdout. Returns the exit code, 0 or 78. */
 int ss_agent_check(const ss_agent_config *config, const ss_source_ops *ops);

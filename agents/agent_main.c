@@ -1,6 +1,8 @@
-/* sidespool-<engine>: one process for each source. main() is the list of what is started, in order, and stopped, in reverse.
+/* sidespool-<engine>: one process for each source. main() is the list of what is started, in order,
+ * and stopped, in reverse.
  *
- * Compiled once for each engine with -DSS_AGENT_OPS=<its ss_source_ops>; nothing else here depends on which. */
+ * Compiled once for each engine with -DSS_AGENT_OPS=<its ss_source_ops>; nothing else here depends
+ * on which. */
 #include "agents/agent.h"
 #include "agents/copy.h"
 #include "agents/pipeline.h"
@@ -47,7 +49,8 @@ static int usage(FILE *out, int code) {
             "Usage: sidespool-%s --config FILE [--check]\n"
             "Captures every change of one source into its spool.\n\n"
             "  --config FILE              the agent's file\n"
-            "  --check                    examine every precondition, print one line each, exit 0 or 78\n"
+            "  --check                    examine every precondition, print one line each, exit 0 "
+            "or 78\n"
             "  --version                  print the version\n"
             "  --print-options-markdown   print the reference of the file's keys\n"
             "  --help                     print this\n\nKeys of the file:\n",
@@ -77,9 +80,12 @@ static int print_markdown(void) {
 static int parse_arguments(int argc, char **argv, agent_arguments *ret) {
     enum { OPT_MARKDOWN = 256 };
     static const struct option options[] = {
-        {"config", required_argument, NULL, 'c'},  {"check", no_argument, NULL, 'k'},
-        {"help", no_argument, NULL, 'h'},          {"version", no_argument, NULL, 'v'},
-        {"print-options-markdown", no_argument, NULL, OPT_MARKDOWN}, {NULL, 0, NULL, 0},
+        {"config", required_argument, NULL, 'c'},
+        {"check", no_argument, NULL, 'k'},
+        {"help", no_argument, NULL, 'h'},
+        {"version", no_argument, NULL, 'v'},
+        {"print-options-markdown", no_argument, NULL, OPT_MARKDOWN},
+        {NULL, 0, NULL, 0},
     };
     int c;
 
@@ -103,13 +109,16 @@ static int parse_arguments(int argc, char **argv, agent_arguments *ret) {
         }
     }
     if (optind < argc || ret->config == NULL) {
-        fprintf(stderr, "sidespool-%s: --config FILE is needed, and nothing else; --help tells more\n", ops->name);
+        fprintf(stderr,
+                "sidespool-%s: --config FILE is needed, and nothing else; --help tells more\n",
+                ops->name);
         return SS_EXIT_USAGE;
     }
     return -1;
 }
 
-/* ---- what the loop does ---------------------------------------------------------------------------------------------- */
+/* ---- what the loop does
+ * ---------------------------------------------------------------------------------------------- */
 
 static void on_stop(void *ctx, int signal) {
     agent_process *agent = ctx;
@@ -128,8 +137,8 @@ static void tell_systemd(agent_process *agent) {
     ss_agent_snapshot now;
 
     ss_agent_status_get(&agent->status, &now);
-    ss_daemon_status(agent->daemon, "%s%s%.200s", ss_agent_state_name(now.state), now.reason[0] != '\0' ? ": " : "",
-                     now.reason);
+    ss_daemon_status(agent->daemon, "%s%s%.200s", ss_agent_state_name(now.state),
+                     now.reason[0] != '\0' ? ": " : "", now.reason);
     if (agent->ready || now.state == SS_AGENT_STARTING)
         return;
     agent->ready = true;
@@ -159,7 +168,9 @@ static void on_history_broke(void *ctx, const char *reason) {
     ss_copies_abort(agent->copies, reason);
 }
 
-/* ---- boot ------------------------------------------------------------------------------------------------------------- */
+/* ---- boot
+ * -------------------------------------------------------------------------------------------------------------
+ */
 
 static ss_status make_parts(agent_process *agent, ss_error *reterr) {
     const ss_agent_settings *settings = ss_agent_config_settings(agent->config);
@@ -173,15 +184,18 @@ static ss_status make_parts(agent_process *agent, ss_error *reterr) {
     status = ss_spool_open(env->spool_path, env->name, &spool, &agent->spool, reterr);
     if (status != SS_OK)
         return status;
-    ss_pipeline_setup pipeline = {ops, env, agent->spool, &agent->status, settings->on_gap, on_history_broke, agent};
+    ss_pipeline_setup pipeline = {
+        ops, env, agent->spool, &agent->status, settings->on_gap, on_history_broke, agent};
     status = ss_pipeline_new(&pipeline, &agent->pipeline, reterr);
     if (status != SS_OK)
         return status;
-    ss_copies_setup copies = {ops, env, agent->spool, &agent->status, agent->pipeline, (size_t)settings->copy.readers};
+    ss_copies_setup copies = {
+        ops, env, agent->spool, &agent->status, agent->pipeline, (size_t)settings->copy.readers};
     status = ss_copies_new(&copies, &agent->copies, reterr);
     if (status != SS_OK)
         return status;
-    ss_requests_setup requests = {ops, env, agent->spool, &agent->status, agent->pipeline, agent->copies, agent->base};
+    ss_requests_setup requests = {
+        ops, env, agent->spool, &agent->status, agent->pipeline, agent->copies, agent->base};
     return ss_requests_new(&requests, &agent->requests, reterr);
 }
 
@@ -195,10 +209,11 @@ static ss_status make_loop(agent_process *agent, ss_error *reterr) {
 static ss_status make_events(agent_process *agent, ss_error *reterr) {
     const struct timeval second = {1, 0};
 
-    agent->wake_event = event_new(agent->base, agent->status.wake_fd, EV_READ | EV_PERSIST, on_wake, agent);
+    agent->wake_event =
+        event_new(agent->base, agent->status.wake_fd, EV_READ | EV_PERSIST, on_wake, agent);
     agent->tick_event = event_new(agent->base, -1, EV_PERSIST, on_tick, agent);
-    if (agent->wake_event == NULL || agent->tick_event == NULL || event_add(agent->wake_event, NULL) != 0 ||
-        event_add(agent->tick_event, &second) != 0)
+    if (agent->wake_event == NULL || agent->tick_event == NULL ||
+        event_add(agent->wake_event, NULL) != 0 || event_add(agent->tick_event, &second) != 0)
         return ss_fail(reterr, SS_STOP, "SS-SYS-0002", "cannot add events to the loop");
     return SS_OK;
 }
@@ -209,20 +224,23 @@ static ss_status run(agent_process *agent, ss_error *reterr) {
         status = ss_copies_start(agent->copies, reterr);
     if (status != SS_OK)
         return status;
-    SS_LOG(SS_INFO, "started", SS_S("version", SS_VERSION), SS_S("spool", ss_spool_dir(agent->spool)));
+    SS_LOG(SS_INFO, "started", SS_S("version", SS_VERSION),
+           SS_S("spool", ss_spool_dir(agent->spool)));
     if (event_base_dispatch(agent->base) < 0)
         return ss_fail(reterr, SS_STOP, "SS-SYS-0002", "the event loop ended by itself");
     ss_daemon_stopping(agent->daemon);
     return SS_OK;
 }
 
-/* Everything of ours that is worth anything is durable at every instant, so a thread that waits for a silent source does not
- * keep the process: then it just exits, and what it leaves open the next start ends (CopyEnd{aborted}) or resumes. */
+/* Everything of ours that is worth anything is durable at every instant, so a thread that waits for
+ * a silent source does not keep the process: then it just exits, and what it leaves open the next
+ * start ends (CopyEnd{aborted}) or resumes. */
 static void leave(agent_process *agent, int code) {
     ss_error err = {0};
     bool clean = true;
 
-    if (agent->pipeline != NULL && ss_pipeline_stop(agent->pipeline, STOP_CAPTURE_MS, &err) != SS_OK)
+    if (agent->pipeline != NULL &&
+        ss_pipeline_stop(agent->pipeline, STOP_CAPTURE_MS, &err) != SS_OK)
         clean = false;
     if (agent->copies != NULL && ss_copies_stop(agent->copies, STOP_COPY_MS, &err) != SS_OK)
         clean = false;

@@ -1,9 +1,10 @@
-/* copy: what routes ask for, one after the other. The copy thread waits for requests, runs them (copy_run.c), and ends each in
- * the stream by a CopyEnd.
+/* copy: what routes ask for, one after the other. The copy thread waits for requests, runs them
+ * (copy_run.c), and ends each in the stream by a CopyEnd.
  *
- * Crash argument: the generation file says "open" before a record names the generation, and "closed" only when its CopyEnd
- * is durable. If we die in between, the next start looks whether the stream has a CopyBegin without its CopyEnd, and writes
- * CopyEnd{aborted}: the route then asks again for what it has not loaded. */
+ * Crash argument: the generation file says "open" before a record names the generation, and
+ * "closed" only when its CopyEnd is durable. If we die in between, the next start looks whether the
+ * stream has a CopyBegin without its CopyEnd, and writes CopyEnd{aborted}: the route then asks
+ * again for what it has not loaded. */
 #include "agents/copy_internal.h"
 
 #include "sidespool/log.h"
@@ -22,7 +23,8 @@ static void request_free(ss_copy_request *request) {
     free(request);
 }
 
-/* ---- requests, any thread ------------------------------------------------------------------------------------------ */
+/* ---- requests, any thread
+ * ------------------------------------------------------------------------------------------ */
 
 static bool name_ok(const char *route) {
     size_t len = strlen(route);
@@ -89,10 +91,11 @@ static bool request_merge(ss_copy_request *into, ss_copy_request *from) {
     return true;
 }
 
-/* Under the mutex. A new number is only given out here; the copy thread makes it durable before a record names it. A number
- * that a crash forgets was told to a route whose connection that crash ended: it asks again. */
-static ss_status enqueue(ss_copies *copies, ss_copy_request **request_take, uint64_t *ret_generation, bool *ret_running,
-                         ss_error *reterr) {
+/* Under the mutex. A new number is only given out here; the copy thread makes it durable before a
+ * record names it. A number that a crash forgets was told to a route whose connection that crash
+ * ended: it asks again. */
+static ss_status enqueue(ss_copies *copies, ss_copy_request **request_take,
+                         uint64_t *ret_generation, bool *ret_running, ss_error *reterr) {
     ss_copy_request *request = *request_take;
     ss_copy_request **at = &copies->first;
 
@@ -108,7 +111,8 @@ static ss_status enqueue(ss_copies *copies, ss_copy_request **request_take, uint
         return SS_OK;
     }
     if (copies->count >= SS_COPY_REQUESTS_MAX)
-        return ss_fail(reterr, SS_BUSY, "SS-AGENT-0013", "%d copies wait already; ask again later", SS_COPY_REQUESTS_MAX);
+        return ss_fail(reterr, SS_BUSY, "SS-AGENT-0013", "%d copies wait already; ask again later",
+                       SS_COPY_REQUESTS_MAX);
     request->generation = ++copies->newest;
     *at = request;
     *request_take = NULL;
@@ -119,12 +123,15 @@ static ss_status enqueue(ss_copies *copies, ss_copy_request **request_take, uint
     return SS_OK;
 }
 
-ss_status ss_copies_request(ss_copies *copies, const char *route, const char *const *tables, size_t count,
-                            uint64_t *ret_generation, bool *ret_running, ss_error *reterr) {
+ss_status ss_copies_request(ss_copies *copies, const char *route, const char *const *tables,
+                            size_t count, uint64_t *ret_generation, bool *ret_running,
+                            ss_error *reterr) {
     if (!name_ok(route))
-        return ss_fail(reterr, SS_STOP, "SS-AGENT-0014", "a route's name has 1 to 63 letters, digits, '_', '-' or '.'");
+        return ss_fail(reterr, SS_STOP, "SS-AGENT-0014",
+                       "a route's name has 1 to 63 letters, digits, '_', '-' or '.'");
     if (count > SS_COPY_TABLES_MAX)
-        return ss_fail(reterr, SS_STOP, "SS-AGENT-0014", "a copy names at most %d tables; ask for [\"*\"]", SS_COPY_TABLES_MAX);
+        return ss_fail(reterr, SS_STOP, "SS-AGENT-0014",
+                       "a copy names at most %d tables; ask for [\"*\"]", SS_COPY_TABLES_MAX);
     ss_copy_request *request = request_new(route, tables, count);
     if (request == NULL)
         return ss_fail(reterr, SS_RETRY, "SS-AGENT-0002", "out of memory for a copy request");
@@ -132,7 +139,8 @@ ss_status ss_copies_request(ss_copies *copies, const char *route, const char *co
     ss_status status = enqueue(copies, &request, ret_generation, ret_running, reterr);
     pthread_mutex_unlock(&copies->mutex);
     if (status == SS_OK && request == NULL)
-        SS_LOG(SS_INFO, "copy_requested", SS_S("route", route), SS_U("generation", *ret_generation), SS_U("tables", count));
+        SS_LOG(SS_INFO, "copy_requested", SS_S("route", route), SS_U("generation", *ret_generation),
+               SS_U("tables", count));
     request_free(request);
     return status;
 }
@@ -147,7 +155,9 @@ void ss_copies_abort(ss_copies *copies, const char *reason) {
     pthread_mutex_unlock(&copies->mutex);
 }
 
-/* ---- the copy thread ----------------------------------------------------------------------------------------------- */
+/* ---- the copy thread
+ * -----------------------------------------------------------------------------------------------
+ */
 
 bool ss_copies_stopping(ss_copies *copies) {
     pthread_mutex_lock(&copies->mutex);
@@ -204,8 +214,8 @@ bool ss_copies_wait(ss_copies *copies, int64_t ms) {
     }
 }
 
-static ss_status put_end(ss_copies *copies, const char *position, uint64_t generation, const char *route,
-                         const char *aborted, ss_error *reterr) {
+static ss_status put_end(ss_copies *copies, const char *position, uint64_t generation,
+                         const char *route, const char *aborted, ss_error *reterr) {
     Sidespool__CopyEnd end = SIDESPOOL__COPY_END__INIT;
     Sidespool__Record record = SIDESPOOL__RECORD__INIT;
     ss_buf packed;
@@ -218,16 +228,19 @@ static ss_status put_end(ss_copies *copies, const char *position, uint64_t gener
     record.copy_end = &end;
     ss_buf_init(&packed);
     ss_record_put(&packed, &record);
-    ss_status status = packed.bad ? ss_fail(reterr, SS_RETRY, "SS-AGENT-0002", "out of memory for a marker")
-                                  : ss_pipeline_add_marker(copies->setup.pipeline, position,
-                                                           ss_bytes_of(packed.ptr, packed.len), generation, reterr);
+    ss_status status =
+        packed.bad
+            ? ss_fail(reterr, SS_RETRY, "SS-AGENT-0002", "out of memory for a marker")
+            : ss_pipeline_add_marker(copies->setup.pipeline, position,
+                                     ss_bytes_of(packed.ptr, packed.len), generation, reterr);
     ss_buf_done(&packed);
     return status;
 }
 
-/* Until the CopyEnd is durable the file says "open". False: the agent stops; the next start looks into the stream. */
-static bool end_in_stream(ss_copies *copies, const char *position, uint64_t generation, const char *route,
-                          const char *aborted) {
+/* Until the CopyEnd is durable the file says "open". False: the agent stops; the next start looks
+ * into the stream. */
+static bool end_in_stream(ss_copies *copies, const char *position, uint64_t generation,
+                          const char *route, const char *aborted) {
     ss_error err = {0};
 
     ss_copies_show(copies, "its end is being written into the stream");
@@ -236,8 +249,8 @@ static bool end_in_stream(ss_copies *copies, const char *position, uint64_t gene
         if (ss_copies_wait(copies, 1000))
             return false;
     }
-    /* A gap drops the markers that wait, and then counts them as durable: routes learn from the Gap that the copy is void. A
-     * place of the old history means nothing in the new one. */
+    /* A gap drops the markers that wait, and then counts them as durable: routes learn from the Gap
+     * that the copy is void. A place of the old history means nothing in the new one. */
     while (ss_pipeline_marker_durable(copies->setup.pipeline) < generation) {
         if (position[0] != '\0' && ss_copies_aborted(copies, NULL) != SS_OK)
             return end_in_stream(copies, "", generation, route, "the source's history broke");
@@ -250,7 +263,8 @@ static bool end_in_stream(ss_copies *copies, const char *position, uint64_t gene
 static void save_generation(ss_copies *copies) {
     ss_error err = {0};
 
-    while (ss_generation_save(ss_spool_dir(copies->setup.spool), &copies->generation, &err) != SS_OK) {
+    while (ss_generation_save(ss_spool_dir(copies->setup.spool), &copies->generation, &err) !=
+           SS_OK) {
         ss_log_error(SS_ERROR, "generation_not_saved", &err);
         ss_copies_show(copies, err.text);
         if (ss_copies_wait(copies, 2000))
@@ -288,7 +302,8 @@ static void finish_request(ss_copies *copies) {
     request_free(request);
 }
 
-static ss_status begin_generation(ss_copies *copies, const ss_copy_request *request, ss_error *reterr) {
+static ss_status begin_generation(ss_copies *copies, const ss_copy_request *request,
+                                  ss_error *reterr) {
     ss_agent_snapshot now;
 
     ss_status status = ss_pipeline_wait_prepared(copies->setup.pipeline, 1000, reterr);
@@ -307,7 +322,8 @@ static void run_request(ss_copies *copies, const ss_copy_request *request) {
     ss_error err = {0};
     ss_status status;
 
-    copies->progress = (ss_copy_progress){.running = true, .generation = request->generation, .started_us = ss_now_us()};
+    copies->progress = (ss_copy_progress){
+        .running = true, .generation = request->generation, .started_us = ss_now_us()};
     memcpy(copies->progress.route, request->route, sizeof request->route);
     for (;;) {
         status = begin_generation(copies, request, &err);
@@ -318,10 +334,12 @@ static void run_request(ss_copies *copies, const ss_copy_request *request) {
         ss_copies_show(copies, err.text);
         if (status != SS_BUSY)
             ss_log_error(SS_WARN, "copy_waits", &err);
-        if (ss_copies_wait(copies, status == SS_BUSY ? 100 : (int64_t)ss_backoff_next(&copies->backoff)))
+        if (ss_copies_wait(copies,
+                           status == SS_BUSY ? 100 : (int64_t)ss_backoff_next(&copies->backoff)))
             return;
     }
-    SS_LOG(SS_INFO, "copy_begins", SS_S("route", request->route), SS_U("generation", request->generation));
+    SS_LOG(SS_INFO, "copy_begins", SS_S("route", request->route),
+           SS_U("generation", request->generation));
     status = ss_copy_run_all(copies, request, position, &err);
     if (ss_copies_stopping(copies))
         return;
@@ -329,12 +347,14 @@ static void run_request(ss_copies *copies, const ss_copy_request *request) {
         ss_log_error(SS_ERROR, "copy_aborted", &err);
     if (ss_copies_aborted(copies, NULL) != SS_OK)
         position[0] = '\0';
-    if (!end_in_stream(copies, position, request->generation, request->route, status == SS_OK ? NULL : err.text))
+    if (!end_in_stream(copies, position, request->generation, request->route,
+                       status == SS_OK ? NULL : err.text))
         return;
     copies->generation.open = false;
     save_generation(copies);
-    SS_LOG(SS_INFO, "copy_ended", SS_S("route", request->route), SS_U("generation", request->generation),
-           SS_U("rows", copies->progress.rows), SS_U("bytes", copies->progress.bytes),
+    SS_LOG(SS_INFO, "copy_ended", SS_S("route", request->route),
+           SS_U("generation", request->generation), SS_U("rows", copies->progress.rows),
+           SS_U("bytes", copies->progress.bytes),
            SS_S("result", status == SS_OK ? "whole" : "aborted"));
     copies->progress.running = false;
     ss_copies_show(copies, "");
@@ -349,7 +369,8 @@ static void *copy_main(void *arg) {
     ss_error err = {0};
 
     if (copies->generation.open &&
-        end_in_stream(copies, "", copies->generation.number, copies->generation.route, "the agent was restarted")) {
+        end_in_stream(copies, "", copies->generation.number, copies->generation.route,
+                      "the agent was restarted")) {
         copies->generation.open = false;
         save_generation(copies);
     }
@@ -382,7 +403,8 @@ static void *copy_main(void *arg) {
     return NULL;
 }
 
-/* ---- lifecycle, main thread ---------------------------------------------------------------------------------------- */
+/* ---- lifecycle, main thread
+ * ---------------------------------------------------------------------------------------- */
 
 ss_status ss_copies_new(const ss_copies_setup *setup, ss_copies **ret, ss_error *reterr) {
     ss_copies *copies = calloc(1, sizeof *copies);
@@ -398,7 +420,8 @@ ss_status ss_copies_new(const ss_copies_setup *setup, ss_copies **ret, ss_error 
     const ss_source_env *env = setup->env;
     status = ss_generation_load(env->spool_path, env->name, &copies->generation, reterr);
     if (status == SS_OK && copies->generation.open)
-        status = ss_generation_unfinished(env->spool_path, env->name, &copies->generation, &copies->generation.open, reterr);
+        status = ss_generation_unfinished(env->spool_path, env->name, &copies->generation,
+                                          &copies->generation.open, reterr);
     if (status != SS_OK) {
         ss_copies_free(copies);
         return status;
@@ -436,7 +459,8 @@ ss_status ss_copies_stop(ss_copies *copies, int wait_ms, ss_error *reterr) {
     bool ended = copies->ended;
     pthread_mutex_unlock(&copies->mutex);
     if (!ended)
-        return ss_fail(reterr, SS_BUSY, "SS-AGENT-0006", "a copy reader still waits for the source while the agent stops");
+        return ss_fail(reterr, SS_BUSY, "SS-AGENT-0006",
+                       "a copy reader still waits for the source while the agent stops");
     pthread_join(copies->thread, NULL);
     copies->started = false;
     return SS_OK;

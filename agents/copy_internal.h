@@ -48,8 +48,9 @@ bool ss_copies_stopping(ss_copies *copies);
 SS_MUST ss_status ss_copies_aborted(ss_copies *copies, ss_error *reterr);
 void ss_copies_each_second(ss_copies *copies);
 void ss_copies_show(ss_copies *copies, const char *reason);
-/* Runs one request to its end; *reterr says what failed. *ret_position: the snapshot's, "" when none was taken. */
-SS_MUST ss_status ss_copy_run_all(ss_copies *copies, const ss_copy_request *request, char ret_position[SS_POSITION_MAX],
-                                  ss_error *reterr);
+/* Runs one request to its end; *reterr says what failed. *ret_position: the snapshot's, "" when
+ * none was taken. */
+SS_MUST ss_status ss_copy_run_all(ss_copies *copies, const ss_copy_request *request,
+                                  char ret_position[SS_POSITION_MAX], ss_error *reterr);
 
 #endif

@@ -1,4 +1,5 @@
-/* copy: readers -> copy thread. A block holds one encoded record of about 256 KiB; its memory goes round. */
+/* copy: readers -> copy thread. A block holds one encoded record of about 256 KiB; its memory goes
+ * round. */
 #include "agents/copy_queue.h"
 
 #include <stdlib.h>
@@ -57,7 +58,8 @@ void ss_copy_queue_put_spare(ss_copy_queue *queue, ss_copy_block *block) {
     if (block == NULL)
         return;
     pthread_mutex_lock(&queue->mutex);
-    bool keep = queue->spares < SPARES_MAX && block->record.cap <= SPARE_BYTES_MAX && !block->record.bad;
+    bool keep =
+        queue->spares < SPARES_MAX && block->record.cap <= SPARE_BYTES_MAX && !block->record.bad;
     if (keep) {
         block->next = queue->spare;
         queue->spare = block;
@@ -75,7 +77,8 @@ static bool may_push(const ss_copy_queue *queue, const void *who, size_t len) {
     return queue->first == NULL || queue->bytes + len <= SS_COPY_QUEUE_BYTES;
 }
 
-ss_status ss_copy_queue_push(ss_copy_queue *queue, const void *who, ss_copy_block *block, bool more, ss_error *reterr) {
+ss_status ss_copy_queue_push(ss_copy_queue *queue, const void *who, ss_copy_block *block, bool more,
+                             ss_error *reterr) {
     pthread_mutex_lock(&queue->mutex);
     while (!queue->closed && !may_push(queue, who, block->record.len))
         ss_waiter_wait(&queue->cond, &queue->mutex, 1000);

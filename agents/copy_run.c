@@ -1,7 +1,9 @@
-/* One copy: snapshot -> readers -> bounded queue -> copy log. See docs/architecture.md, "A copy, step by step".
+/* One copy: snapshot -> readers -> bounded queue -> copy log. See docs/architecture.md, "A copy,
+ * step by step".
  *
- * The snapshot is opened while the capture thread takes nothing, so that CopyBegin stands at exactly its place. Then both go
- * on side by side: readers fill the queue, the copy thread alone appends. */
+ * The snapshot is opened while the capture thread takes nothing, so that CopyBegin stands at
+ * exactly its place. Then both go on side by side: readers fill the queue, the copy thread alone
+ * appends. */
 #include "agents/copy_internal.h"
 #include "agents/copy_queue.h"
 
@@ -10,7 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define ROWS_BYTES ((size_t)256 << 10) /* a CopyRows of several rows */
+#define ROWS_BYTES ((size_t)256 << 10)    /* a CopyRows of several rows */
 #define ROW_WHOLE_BYTES ((size_t)1 << 20) /* a larger row is written in pieces */
 
 typedef struct copy_run {
@@ -22,12 +24,12 @@ typedef struct copy_run {
     ss_copy_queue queue;
 
     pthread_mutex_t mutex;
-    size_t next_table, next_chunk;  /* the next work to give out */
-    size_t *chunks_left;            /* of each table */
-    uint64_t *rows, *bytes;         /* of each table */
-    size_t running;                 /* readers */
+    size_t next_table, next_chunk; /* the next work to give out */
+    size_t *chunks_left;           /* of each table */
+    uint64_t *rows, *bytes;        /* of each table */
+    size_t running;                /* readers */
     ss_status failed;
-    ss_error failure;               /* the first one */
+    ss_error failure; /* the first one */
 } copy_run;
 
 typedef struct {
@@ -41,7 +43,8 @@ static const ss_source_ops *ops_of(const copy_run *run) {
     return run->copies->setup.ops;
 }
 
-/* ---- readers: each in a thread of its own --------------------------------------------------------------------------- */
+/* ---- readers: each in a thread of its own
+ * --------------------------------------------------------------------------- */
 
 static void run_fail(copy_run *run, ss_status status, const ss_error *err) {
     pthread_mutex_lock(&run->mutex);
@@ -53,8 +56,8 @@ static void run_fail(copy_run *run, ss_status status, const ss_error *err) {
     ss_copy_queue_close(&run->queue);
 }
 
-static ss_status push_record(copy_worker *worker, const Sidespool__Record *record, uint64_t rows, uint64_t bytes, bool more,
-                             ss_error *reterr) {
+static ss_status push_record(copy_worker *worker, const Sidespool__Record *record, uint64_t rows,
+                             uint64_t bytes, bool more, ss_error *reterr) {
     copy_run *run = worker->run;
     ss_copy_block *block = ss_copy_queue_block(&run->queue);
 
@@ -72,7 +75,8 @@ static ss_status push_record(copy_worker *worker, const Sidespool__Record *recor
     return ss_copy_queue_push(&run->queue, worker, block, more, reterr);
 }
 
-static ss_status push_rows(copy_worker *worker, ss_bytes cells, uint32_t rows, bool more, ss_error *reterr) {
+static ss_status push_rows(copy_worker *worker, ss_bytes cells, uint32_t rows, bool more,
+                           ss_error *reterr) {
     Sidespool__CopyRows copy_rows = SIDESPOOL__COPY_ROWS__INIT;
     Sidespool__Record record = SIDESPOOL__RECORD__INIT;
 
@@ -120,7 +124,8 @@ static size_t row_columns(const Sidespool__Schema *schema) {
     return count;
 }
 
-/* A source hands over about 256 KiB at a time; only when a row was large this looks at where rows end. */
+/* A source hands over about 256 KiB at a time; only when a row was large this looks at where rows
+ * end. */
 static ss_status split_rows(copy_worker *worker, ss_bytes cells, uint32_t rows, ss_error *reterr) {
     size_t columns = row_columns(worker->run->tables[worker->table].schema);
     ss_status status = SS_OK;
@@ -131,14 +136,16 @@ static ss_status split_rows(copy_worker *worker, ss_bytes cells, uint32_t rows, 
         while (count < rows && len < ROWS_BYTES) {
             size_t row = row_len(ss_bytes_of(cells.ptr + len, cells.len - len), columns);
             if (row == 0)
-                return ss_fail(reterr, SS_STOP, "SS-AGENT-0003", "the source handed over damaged rows of a copy");
+                return ss_fail(reterr, SS_STOP, "SS-AGENT-0003",
+                               "the source handed over damaged rows of a copy");
             if (count > 0 && len + row > ROW_WHOLE_BYTES)
                 break;
             len += row;
             count++;
         }
-        status = len > ROW_WHOLE_BYTES ? push_large_row(worker, ss_bytes_of(cells.ptr, len), reterr)
-                                       : push_rows(worker, ss_bytes_of(cells.ptr, len), count, false, reterr);
+        status = len > ROW_WHOLE_BYTES
+                     ? push_large_row(worker, ss_bytes_of(cells.ptr, len), reterr)
+                     : push_rows(worker, ss_bytes_of(cells.ptr, len), count, false, reterr);
         cells = ss_bytes_of(cells.ptr + len, cells.len - len);
         rows -= count;
     }
@@ -167,7 +174,8 @@ static ss_status take_rows(void *ctx, ss_bytes cells, uint32_t rows, ss_error *r
     return SS_OK;
 }
 
-/* Chunks are given out in order, table by table, so that tables end one after the other. A table without chunks counts as one. */
+/* Chunks are given out in order, table by table, so that tables end one after the other. A table
+ * without chunks counts as one. */
 static bool take_work(copy_run *run, size_t *ret_table, size_t *ret_chunk) {
     bool got = false;
 
@@ -185,7 +193,8 @@ static bool take_work(copy_run *run, size_t *ret_table, size_t *ret_chunk) {
     return got;
 }
 
-/* Whoever ends the last chunk writes CopyTable: all rows of all readers are in the queue before it. */
+/* Whoever ends the last chunk writes CopyTable: all rows of all readers are in the queue before it.
+ */
 static ss_status end_chunk(copy_worker *worker, ss_error *reterr) {
     copy_run *run = worker->run;
     const ss_snapshot_table *table = &run->tables[worker->table];
@@ -218,7 +227,8 @@ static void *worker_main(void *arg) {
     ss_status status = ops_of(run)->copy_reader_open(run->snapshot, &reader, &err);
     while (status == SS_OK && take_work(run, &worker->table, &chunk)) {
         if (run->tables[worker->table].chunk_count > 0)
-            status = ops_of(run)->copy_reader_read(reader, worker->table, chunk, take_rows, worker, &err);
+            status = ops_of(run)->copy_reader_read(reader, worker->table, chunk, take_rows, worker,
+                                                   &err);
         if (status == SS_OK)
             status = end_chunk(worker, &err);
     }
@@ -232,7 +242,8 @@ static void *worker_main(void *arg) {
     return NULL;
 }
 
-/* ---- copy thread: into the log --------------------------------------------------------------------------------------- */
+/* ---- copy thread: into the log
+ * --------------------------------------------------------------------------------------- */
 
 static ss_status flush(copy_run *run, bool now, ss_error *reterr) {
     ss_copies *copies = run->copies;
@@ -244,7 +255,8 @@ static ss_status flush(copy_run *run, bool now, ss_error *reterr) {
     return status;
 }
 
-/* No room (or a disk that refuses for now): routes must load first. The stream's capture goes on meanwhile. */
+/* No room (or a disk that refuses for now): routes must load first. The stream's capture goes on
+ * meanwhile. */
 static ss_status wait_room(copy_run *run, const ss_error *why, ss_error *reterr) {
     ss_copies_show(run->copies, why->text);
     if (ss_copies_wait(run->copies, 250))
@@ -274,7 +286,8 @@ static ss_status append(copy_run *run, ss_bytes record, uint64_t schema_id, ss_e
         ss_error why = {0};
         ss_status status = ss_log_append(run->copies->log, record, schema_id, &sequence, &why);
         if (status == SS_OK) {
-            ss_log_mark_whole(run->copies->log, ss_bytes_str("")); /* each record stands for itself */
+            ss_log_mark_whole(run->copies->log,
+                              ss_bytes_str("")); /* each record stands for itself */
             if (run->copies->progress.reason[0] != '\0')
                 ss_copies_show(run->copies, "");
             return SS_OK;
@@ -302,9 +315,10 @@ static ss_status take_object(void *ctx, Sidespool__Object *object, ss_error *ret
     record.object = object;
     ss_buf_init(&packed);
     ss_record_put(&packed, &record);
-    ss_status status = packed.bad ? ss_fail(reterr, SS_RETRY, "SS-AGENT-0002", "out of memory for %s %s.%s", object->kind,
-                                            object->ns, object->name)
-                                  : append(run, ss_bytes_of(packed.ptr, packed.len), 0, reterr);
+    ss_status status =
+        packed.bad ? ss_fail(reterr, SS_RETRY, "SS-AGENT-0002", "out of memory for %s %s.%s",
+                             object->kind, object->ns, object->name)
+                   : append(run, ss_bytes_of(packed.ptr, packed.len), 0, reterr);
     ss_buf_done(&packed);
     if (status == SS_OK)
         status = ss_copies_aborted(run->copies, reterr);
@@ -319,8 +333,10 @@ static ss_status put_schemas(copy_run *run, ss_error *reterr) {
     for (size_t i = 0; i < run->table_count && status == SS_OK; i++) {
         ss_buf_clear(&packed);
         uint64_t id = ss_schema_seal(run->tables[i].schema, &packed);
-        status = packed.bad ? ss_fail(reterr, SS_RETRY, "SS-AGENT-0002", "out of memory for a schema")
-                            : ss_log_put_schema(run->copies->log, id, ss_bytes_of(packed.ptr, packed.len), reterr);
+        status = packed.bad
+                     ? ss_fail(reterr, SS_RETRY, "SS-AGENT-0002", "out of memory for a schema")
+                     : ss_log_put_schema(run->copies->log, id, ss_bytes_of(packed.ptr, packed.len),
+                                         reterr);
     }
     ss_buf_done(&packed);
     return status;
@@ -342,7 +358,8 @@ static ss_status drain(copy_run *run, ss_error *reterr) {
         bool running = readers_running(run); /* before the pop: what ended has pushed all */
         ss_copy_block *block = ss_copy_queue_pop(&run->queue, running ? 20 : 0);
         if (block != NULL) {
-            status = append(run, ss_bytes_of(block->record.ptr, block->record.len), block->schema_id, reterr);
+            status = append(run, ss_bytes_of(block->record.ptr, block->record.len),
+                            block->schema_id, reterr);
             copies->progress.rows += block->rows;
             copies->progress.bytes += block->bytes;
             copies->progress.tables_done += block->table_done;
@@ -400,7 +417,8 @@ static ss_status read_tables(copy_run *run, ss_error *reterr) {
     return status;
 }
 
-/* ---- the snapshot and its place in the stream ------------------------------------------------------------------------ */
+/* ---- the snapshot and its place in the stream
+ * ------------------------------------------------------------------------ */
 
 static ss_status pack_begin(copy_run *run, const char *position, ss_buf *out, ss_error *reterr) {
     ss_copies *copies = run->copies;
@@ -418,7 +436,8 @@ static ss_status pack_begin(copy_run *run, const char *position, ss_buf *out, ss
     begin.generation = run->request->generation;
     begin.route = (char *)(uintptr_t)run->request->route;
     begin.position = (char *)(uintptr_t)position;
-    begin.copy_sequence = ss_log_get_state(copies->log)->committed + 1; /* nothing is pending in the copy log */
+    begin.copy_sequence =
+        ss_log_get_state(copies->log)->committed + 1; /* nothing is pending in the copy log */
     for (size_t i = 0; i < count; i++) {
         const ss_snapshot_table *table = &run->tables[i];
         sidespool__table__init(&tables[i]);
@@ -446,9 +465,11 @@ out:
     return status;
 }
 
-/* Under hold: the capture thread takes nothing from before the snapshot is opened until CopyBegin is in its list. Without that
- * a transaction that the snapshot does not see could have been captured before CopyBegin, and would be lost for the route. */
-static ss_status open_snapshot(copy_run *run, char ret_position[SS_POSITION_MAX], ss_error *reterr) {
+/* Under hold: the capture thread takes nothing from before the snapshot is opened until CopyBegin
+ * is in its list. Without that a transaction that the snapshot does not see could have been
+ * captured before CopyBegin, and would be lost for the route. */
+static ss_status open_snapshot(copy_run *run, char ret_position[SS_POSITION_MAX],
+                               ss_error *reterr) {
     ss_copies *copies = run->copies;
     const ss_copy_request *request = run->request;
     ss_buf packed;
@@ -457,15 +478,17 @@ static ss_status open_snapshot(copy_run *run, char ret_position[SS_POSITION_MAX]
     ss_status status = ss_pipeline_hold(copies->setup.pipeline, reterr);
     if (status != SS_OK)
         return status;
-    status = ops_of(run)->snapshot_open(copies->setup.env, (const char *const *)request->tables, request->count,
-                                        copies->setup.readers, &run->snapshot, reterr);
+    status =
+        ops_of(run)->snapshot_open(copies->setup.env, (const char *const *)request->tables,
+                                   request->count, copies->setup.readers, &run->snapshot, reterr);
     if (status != SS_OK)
         goto out;
     run->table_count = ops_of(run)->snapshot_tables(run->snapshot, &run->tables);
     const char *position = ops_of(run)->snapshot_position(run->snapshot);
     status = pack_begin(run, position, &packed, reterr);
     if (status == SS_OK)
-        status = ss_pipeline_add_marker(copies->setup.pipeline, position, ss_bytes_of(packed.ptr, packed.len), 0, reterr);
+        status = ss_pipeline_add_marker(copies->setup.pipeline, position,
+                                        ss_bytes_of(packed.ptr, packed.len), 0, reterr);
     if (status == SS_OK)
         snprintf(ret_position, SS_POSITION_MAX, "%s", position);
 out:
@@ -475,11 +498,14 @@ out:
 }
 
 /* What may pass by itself is tried again before the route hears of it. */
-static ss_status open_snapshot_wait(copy_run *run, char ret_position[SS_POSITION_MAX], ss_error *reterr) {
+static ss_status open_snapshot_wait(copy_run *run, char ret_position[SS_POSITION_MAX],
+                                    ss_error *reterr) {
     ss_copies *copies = run->copies;
 
     for (;;) {
-        ss_copies_show(copies, "taking a snapshot; the source may first wait for its running transactions to end");
+        ss_copies_show(
+            copies,
+            "taking a snapshot; the source may first wait for its running transactions to end");
         ss_status status = open_snapshot(run, ret_position, reterr);
         if (status == SS_OK || status == SS_STOP)
             return status;
@@ -503,14 +529,15 @@ static ss_status alloc_counters(copy_run *run, ss_error *reterr) {
     run->rows = calloc(count, sizeof *run->rows);
     run->bytes = calloc(count, sizeof *run->bytes);
     if (run->chunks_left == NULL || run->rows == NULL || run->bytes == NULL)
-        return ss_fail(reterr, SS_RETRY, "SS-AGENT-0002", "out of memory for a copy of %zu tables", run->table_count);
+        return ss_fail(reterr, SS_RETRY, "SS-AGENT-0002", "out of memory for a copy of %zu tables",
+                       run->table_count);
     for (size_t i = 0; i < run->table_count; i++)
         run->chunks_left[i] = run->tables[i].chunk_count > 0 ? run->tables[i].chunk_count : 1;
     return SS_OK;
 }
 
-ss_status ss_copy_run_all(ss_copies *copies, const ss_copy_request *request, char ret_position[SS_POSITION_MAX],
-                          ss_error *reterr) {
+ss_status ss_copy_run_all(ss_copies *copies, const ss_copy_request *request,
+                          char ret_position[SS_POSITION_MAX], ss_error *reterr) {
     copy_run run = {.copies = copies, .request = request};
 
     ss_status status = ss_copy_queue_init(&run.queue, reterr);

@@ -1,4 +1,5 @@
-/* `<source>/generation`, so that the number of a copy is never used twice and a copy that a crash cut short is ended.
+/* `<source>/generation`, so that the number of a copy is never used twice and a copy that a crash
+ * cut short is ended.
  *
  * Format: "sidespool-generation 1 NUMBER open|closed FROM_SEQUENCE ROUTE\n". */
 #include "agents/generation.h"
@@ -16,7 +17,8 @@
 #include <time.h>
 #include <unistd.h>
 
-/* First byte of a Record that holds a CopyBegin or CopyEnd: field number << 3 | length-delimited. */
+/* First byte of a Record that holds a CopyBegin or CopyEnd: field number << 3 | length-delimited.
+ */
 #define TAG_COPY_BEGIN 0x42
 #define TAG_COPY_END 0x4a
 #define RECORD_LIMIT ((size_t)64 << 20)
@@ -25,7 +27,8 @@ static ss_status path_fail(ss_error *reterr, int err, const char *doing, const c
     return ss_fail_sys(reterr, SS_STOP, "SS-AGENT-0010", err, "cannot %s %s", doing, path);
 }
 
-/* ---- looking through the stream ------------------------------------------------------------------------------------- */
+/* ---- looking through the stream
+ * ------------------------------------------------------------------------------------- */
 
 typedef struct {
     ss_generation newest; /* of all CopyBegins seen */
@@ -48,16 +51,18 @@ static void scan_record(scan_result *scan, const Sidespool__Record *record, uint
     }
 }
 
-/* Reads the stream log from `from` (0, or when that is gone: from where it still begins). A log that is not there yet holds nothing. */
-static ss_status scan_stream(const char *path, const char *source, uint64_t from, uint64_t only, scan_result *ret,
-                             ss_error *reterr) {
+/* Reads the stream log from `from` (0, or when that is gone: from where it still begins). A log
+ * that is not there yet holds nothing. */
+static ss_status scan_stream(const char *path, const char *source, uint64_t from, uint64_t only,
+                             scan_result *ret, ss_error *reterr) {
     ss_reader *reader = NULL;
     ss_arena *arena = NULL;
     ss_error err = {0};
 
     ss_status status = ss_reader_open(path, source, SS_LOG_STREAM, from, &reader, &err);
     if (status == SS_STOP && err.code != NULL && strcmp(err.code, SS_SPOOL_GAP) == 0) {
-        /* Its beginning was trimmed away: then every consumer is past that CopyBegin, and what is left tells the rest. */
+        /* Its beginning was trimmed away: then every consumer is past that CopyBegin, and what is
+         * left tells the rest. */
         status = ss_reader_open(path, source, SS_LOG_STREAM, 0, &reader, &err);
     }
     if (status == SS_RETRY && err.code != NULL && strcmp(err.code, SS_SPOOL_ABSENT) == 0)
@@ -74,7 +79,8 @@ static ss_status scan_stream(const char *path, const char *source, uint64_t from
         ss_bytes bytes;
         uint64_t sequence;
         status = ss_reader_next(reader, &bytes, &sequence, reterr);
-        if (status != SS_OK || bytes.len == 0 || (bytes.ptr[0] != TAG_COPY_BEGIN && bytes.ptr[0] != TAG_COPY_END))
+        if (status != SS_OK || bytes.len == 0 ||
+            (bytes.ptr[0] != TAG_COPY_BEGIN && bytes.ptr[0] != TAG_COPY_END))
             continue;
         Sidespool__Record *record;
         status = ss_record_get(bytes, arena, "stream", &record, reterr);
@@ -89,8 +95,8 @@ static ss_status scan_stream(const char *path, const char *source, uint64_t from
     return status;
 }
 
-ss_status ss_generation_unfinished(const char *path, const char *source, const ss_generation *generation, bool *ret,
-                                   ss_error *reterr) {
+ss_status ss_generation_unfinished(const char *path, const char *source,
+                                   const ss_generation *generation, bool *ret, ss_error *reterr) {
     scan_result scan = {0};
 
     uint64_t from = generation->from_sequence + 1;
@@ -100,10 +106,12 @@ ss_status ss_generation_unfinished(const char *path, const char *source, const s
     return status;
 }
 
-/* Without the file (removed by hand, a spool restored in part) the stream is looked through. Copies whose records were
- * trimmed are not seen there, so the number goes on from the clock, which no counter has reached. (While one is open the number is
- * its own; the one after it cannot have been used.) */
-static ss_status rebuild(const char *path, const char *source, ss_generation *ret, ss_error *reterr) {
+/* Without the file (removed by hand, a spool restored in part) the stream is looked through. Copies
+ * whose records were trimmed are not seen there, so the number goes on from the clock, which no
+ * counter has reached. (While one is open the number is its own; the one after it cannot have been
+ * used.) */
+static ss_status rebuild(const char *path, const char *source, ss_generation *ret,
+                         ss_error *reterr) {
     scan_result scan = {0};
 
     ss_status status = scan_stream(path, source, 0, 0, &scan, reterr);
@@ -113,13 +121,17 @@ static ss_status rebuild(const char *path, const char *source, ss_generation *re
     ret->open = scan.begun && !scan.ended;
     if (!ret->open)
         ret->number = (uint64_t)time(NULL);
-    SS_LOG(SS_WARN, "generation_rebuilt", SS_U("generation", ret->number), SS_S("open", ret->open ? "yes" : "no"));
+    SS_LOG(SS_WARN, "generation_rebuilt", SS_U("generation", ret->number),
+           SS_S("open", ret->open ? "yes" : "no"));
     return SS_OK;
 }
 
-/* ---- the file ------------------------------------------------------------------------------------------------------ */
+/* ---- the file
+ * ------------------------------------------------------------------------------------------------------
+ */
 
-ss_status ss_generation_load(const char *path, const char *source, ss_generation *ret, ss_error *reterr) {
+ss_status ss_generation_load(const char *path, const char *source, ss_generation *ret,
+                             ss_error *reterr) {
     char file[PATH_MAX], line[256], state[8], route[64] = "";
     ss_generation generation = {0};
 
@@ -139,19 +151,22 @@ ss_status ss_generation_load(const char *path, const char *source, ss_generation
     fclose(in);
     if (err != 0)
         return path_fail(reterr, err, "read", file);
-    if (!got || sscanf(line, "sidespool-generation 1 %" SCNu64 " %7s %" SCNu64 " %63s", &generation.number, state,
-                       &generation.from_sequence, route) < 3)
-        return ss_fail(reterr, SS_STOP, "SS-AGENT-0011",
-                       "%s is damaged; remove it, and the agent finds the newest copy in the stream again", file);
+    if (!got || sscanf(line, "sidespool-generation 1 %" SCNu64 " %7s %" SCNu64 " %63s",
+                       &generation.number, state, &generation.from_sequence, route) < 3)
+        return ss_fail(
+            reterr, SS_STOP, "SS-AGENT-0011",
+            "%s is damaged; remove it, and the agent finds the newest copy in the stream again",
+            file);
     generation.open = strcmp(state, "open") == 0;
     memcpy(generation.route, route, sizeof generation.route);
     *ret = generation;
     return SS_OK;
 }
 
-/* Crash argument: the new content is fsynced under another name, rename replaces the old one at once, and the directory's
- * fsync makes that last. If we die in between, the old line stands: its generation is either still open (and is looked for
- * in the stream at the next start) or older than one that no record names yet. */
+/* Crash argument: the new content is fsynced under another name, rename replaces the old one at
+ * once, and the directory's fsync makes that last. If we die in between, the old line stands: its
+ * generation is either still open (and is looked for in the stream at the next start) or older than
+ * one that no record names yet. */
 ss_status ss_generation_save(const char *dir, const ss_generation *generation, ss_error *reterr) {
     char file[PATH_MAX], temporary[PATH_MAX];
     ss_status status = SS_OK;
@@ -163,7 +178,8 @@ ss_status ss_generation_save(const char *dir, const ss_generation *generation, s
     if (fd < 0)
         return path_fail(reterr, errno, "create", temporary);
     if (dprintf(fd, "sidespool-generation 1 %" PRIu64 " %s %" PRIu64 " %s\n", generation->number,
-                generation->open ? "open" : "closed", generation->from_sequence, generation->route) < 0 ||
+                generation->open ? "open" : "closed", generation->from_sequence,
+                generation->route) < 0 ||
         fsync(fd) != 0) {
         status = path_fail(reterr, errno, "write", temporary);
         goto out;

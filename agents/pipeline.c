@@ -1,5 +1,6 @@
-/* The capture thread's lifecycle: open the log, keep a session running, answer what breaks it; and the calls that other
- * threads make. See pipeline_session.c for the loop and pipeline_sink.c for what is written. */
+/* The capture thread's lifecycle: open the log, keep a session running, answer what breaks it; and
+ * the calls that other threads make. See pipeline_session.c for the loop and pipeline_sink.c for
+ * what is written. */
 #include "agents/pipeline_internal.h"
 
 #include "sidespool/log.h"
@@ -12,7 +13,8 @@
 #define BACKOFF_FIRST_MS 250
 #define BACKOFF_MOST_MS 30000
 
-/* ---- called by any thread ------------------------------------------------------------------------------------------ */
+/* ---- called by any thread
+ * ------------------------------------------------------------------------------------------ */
 
 static void wake_capture(ss_pipeline *p) {
     uint64_t one = 1;
@@ -59,13 +61,15 @@ void ss_pipeline_free(ss_pipeline *p) {
     free(p);
 }
 
-ss_status ss_pipeline_add_marker(ss_pipeline *p, const char *position, ss_bytes record, uint64_t id, ss_error *reterr) {
+ss_status ss_pipeline_add_marker(ss_pipeline *p, const char *position, ss_bytes record, uint64_t id,
+                                 ss_error *reterr) {
     ss_marker *marker;
     ss_status status = SS_OK;
     size_t len = strlen(position);
 
     if (len >= sizeof marker->position)
-        return ss_fail(reterr, SS_STOP, "SS-AGENT-0003", "a position longer than %zu bytes", sizeof marker->position - 1);
+        return ss_fail(reterr, SS_STOP, "SS-AGENT-0003", "a position longer than %zu bytes",
+                       sizeof marker->position - 1);
     marker = malloc(sizeof *marker + record.len);
     if (marker == NULL)
         return ss_fail(reterr, SS_RETRY, "SS-AGENT-0002", "out of memory for a marker");
@@ -77,10 +81,12 @@ ss_status ss_pipeline_add_marker(ss_pipeline *p, const char *position, ss_bytes 
 
     pthread_mutex_lock(&p->mutex);
     if (p->marker_count >= SS_MARKERS_MAX) {
-        status = ss_fail(reterr, SS_BUSY, "SS-AGENT-0005", "%d marks wait already for the source to be captured so far",
-                         SS_MARKERS_MAX);
+        status =
+            ss_fail(reterr, SS_BUSY, "SS-AGENT-0005",
+                    "%d marks wait already for the source to be captured so far", SS_MARKERS_MAX);
     } else if (p->holds > 0 && p->history != p->history_held && len > 0) {
-        status = ss_fail(reterr, SS_RETRY, "SS-AGENT-0004", "the source's history broke while a snapshot was taken");
+        status = ss_fail(reterr, SS_RETRY, "SS-AGENT-0004",
+                         "the source's history broke while a snapshot was taken");
     } else {
         *p->incoming.last = marker;
         p->incoming.last = &marker->next;
@@ -134,7 +140,9 @@ ss_status ss_pipeline_wait_prepared(ss_pipeline *p, int wait_ms, ss_error *reter
     if (p->stop)
         status = ss_fail(reterr, SS_RETRY, "SS-AGENT-0006", "the agent is stopping");
     else
-        status = p->prepared ? SS_OK : ss_fail(reterr, SS_BUSY, "SS-AGENT-0007", "the source is not being captured yet");
+        status = p->prepared ? SS_OK
+                             : ss_fail(reterr, SS_BUSY, "SS-AGENT-0007",
+                                       "the source is not being captured yet");
     pthread_mutex_unlock(&p->mutex);
     return status;
 }
@@ -155,7 +163,8 @@ void ss_pipeline_resume(ss_pipeline *p) {
     wake_capture(p);
 }
 
-/* ---- the capture thread -------------------------------------------------------------------------------------------- */
+/* ---- the capture thread
+ * -------------------------------------------------------------------------------------------- */
 
 /* Waits outside a session; the loop "turns" here too, for the watchdog. */
 static void wait_or_stop(ss_pipeline *p, int64_t ms, bool until_again) {
@@ -248,8 +257,10 @@ static void *capture_main(void *arg) {
         if (status == SS_OK || ss_pipeline_stopping(p))
             break;
         if (status == SS_STOP) {
-            /* A history that breaks under a running stream shows as an error of the stream first. */
-            if (streamed && !spool_failed && p->setup.on_gap == SS_ON_GAP_RESYNC && ss_pipeline_is_gap(p))
+            /* A history that breaks under a running stream shows as an error of the stream first.
+             */
+            if (streamed && !spool_failed && p->setup.on_gap == SS_ON_GAP_RESYNC &&
+                ss_pipeline_is_gap(p))
                 continue;
             halt(p, &err);
             continue;
@@ -290,7 +301,8 @@ ss_status ss_pipeline_stop(ss_pipeline *p, int wait_ms, ss_error *reterr) {
     bool ended = p->ended;
     pthread_mutex_unlock(&p->mutex);
     if (!ended)
-        return ss_fail(reterr, SS_BUSY, "SS-AGENT-0006", "the source does not answer while the agent stops");
+        return ss_fail(reterr, SS_BUSY, "SS-AGENT-0006",
+                       "the source does not answer while the agent stops");
     pthread_join(p->thread, NULL);
     p->started = false;
     return SS_OK;

@@ -1,6 +1,7 @@
 /* The capture thread: source -> stream log, in order, each change once. See docs/architecture.md.
  *
- * new, start and stop are called by main; add_marker, hold, unhold, pause, resume and the queries are safe in any thread. */
+ * new, start and stop are called by main; add_marker, hold, unhold, pause, resume and the queries
+ * are safe in any thread. */
 #ifndef AGENTS_PIPELINE_H
 #define AGENTS_PIPELINE_H
 
@@ -16,37 +17,43 @@ typedef struct {
     ss_spool *spool;
     ss_agent_status *status;
     int on_gap;
-    /* The source's history broke and a new epoch begins: what was copied of the old one is void. Capture thread. */
+    /* The source's history broke and a new epoch begins: what was copied of the old one is void.
+     * Capture thread. */
     void (*history_broke)(void *ctx, const char *reason);
     void *ctx;
 } ss_pipeline_setup;
 
 /* The setup is copied; what it points to lives longer than the pipeline. */
-SS_MUST ss_status ss_pipeline_new(const ss_pipeline_setup *setup, ss_pipeline **ret, ss_error *reterr);
+SS_MUST ss_status ss_pipeline_new(const ss_pipeline_setup *setup, ss_pipeline **ret,
+                                  ss_error *reterr);
 SS_MUST ss_status ss_pipeline_start(ss_pipeline *pipeline, ss_error *reterr);
-/* Asks the thread to finish its flush, close orderly and end. Waits at most `wait_ms`: SS_BUSY when it has not ended by then
- * (a source that does not answer; what is durable is durable, the process may just exit). */
+/* Asks the thread to finish its flush, close orderly and end. Waits at most `wait_ms`: SS_BUSY when
+ * it has not ended by then (a source that does not answer; what is durable is durable, the process
+ * may just exit). */
 SS_MUST ss_status ss_pipeline_stop(ss_pipeline *pipeline, int wait_ms, ss_error *reterr);
 void ss_pipeline_free(ss_pipeline *pipeline); /* after a stop that ended, or before start */
 
-/* Writes `record` (packed, copied) between two transactions: behind all that lies before `position` and before all that
- * lies at or beyond it; position "" means as soon as possible. Markers of one position keep their order.
- * `id` (0: none) can be asked for by ss_pipeline_marker_durable. SS_BUSY: too many wait already. */
-SS_MUST ss_status ss_pipeline_add_marker(ss_pipeline *pipeline, const char *position, ss_bytes record, uint64_t id,
-                                         ss_error *reterr);
+/* Writes `record` (packed, copied) between two transactions: behind all that lies before `position`
+ * and before all that lies at or beyond it; position "" means as soon as possible. Markers of one
+ * position keep their order. `id` (0: none) can be asked for by ss_pipeline_marker_durable.
+ * SS_BUSY: too many wait already. */
+SS_MUST ss_status ss_pipeline_add_marker(ss_pipeline *pipeline, const char *position,
+                                         ss_bytes record, uint64_t id, ss_error *reterr);
 /* The last id (of those in rising order) whose marker an fsync holds. */
 uint64_t ss_pipeline_marker_durable(ss_pipeline *pipeline);
 
-/* Between hold and unhold no transaction is taken from the source, so that a marker for a snapshot that is opened meanwhile
- * lands exactly: nothing beyond it can have been captured before it is known. hold returns when the capture thread has
- * stopped taking (SS_RETRY: the pipeline is being stopped). Holds nest. */
+/* Between hold and unhold no transaction is taken from the source, so that a marker for a snapshot
+ * that is opened meanwhile lands exactly: nothing beyond it can have been captured before it is
+ * known. hold returns when the capture thread has stopped taking (SS_RETRY: the pipeline is being
+ * stopped). Holds nest. */
 SS_MUST ss_status ss_pipeline_hold(ss_pipeline *pipeline, ss_error *reterr);
 void ss_pipeline_unhold(ss_pipeline *pipeline);
-/* Waits up to wait_ms until the source has been prepared and its first position is durable: a snapshot taken from then on
- * has nothing between it and the stream. SS_BUSY: not yet. */
+/* Waits up to wait_ms until the source has been prepared and its first position is durable: a
+ * snapshot taken from then on has nothing between it and the stream. SS_BUSY: not yet. */
 SS_MUST ss_status ss_pipeline_wait_prepared(ss_pipeline *pipeline, int wait_ms, ss_error *reterr);
 
-/* Stops taking from the source until resume; answered keepalives go on. resume also tries again after a halt. */
+/* Stops taking from the source until resume; answered keepalives go on. resume also tries again
+ * after a halt. */
 void ss_pipeline_pause(ss_pipeline *pipeline);
 void ss_pipeline_resume(ss_pipeline *pipeline);
 

@@ -1,5 +1,5 @@
-/* The capture thread's own state, shared by pipeline.c (lifecycle), pipeline_session.c (connecting, the loop) and
- * pipeline_sink.c (what the source hands over). */
+/* The capture thread's own state, shared by pipeline.c (lifecycle), pipeline_session.c (connecting,
+ * the loop) and pipeline_sink.c (what the source hands over). */
 #ifndef AGENTS_PIPELINE_INTERNAL_H
 #define AGENTS_PIPELINE_INTERNAL_H
 
@@ -7,7 +7,8 @@
 #include "agents/agent.h"
 #include "sidespool/backoff.h"
 
-#define SS_MARKERS_MAX 4096 /* a marker is a few hundred bytes, CopyBegin of 10,000 tables about 1 MiB */
+#define SS_MARKERS_MAX                                                                             \
+    4096 /* a marker is a few hundred bytes, CopyBegin of 10,000 tables about 1 MiB */
 
 typedef struct ss_marker {
     struct ss_marker *next;
@@ -50,11 +51,11 @@ struct ss_pipeline {
     char at[SS_POSITION_MAX];
     int64_t commit_time;
     uint64_t xid;
-    size_t emitted, emit_skip;      /* records of the change at hand that the log has already */
-    ss_buf record, schema;          /* reused encoding buffers */
-    bool whole_pending;             /* something was marked whole and is not durable yet */
-    bool full;                      /* no room: nothing is taken until there is */
-    bool spool_failed;              /* the last failure was the spool's, not the source's */
+    size_t emitted, emit_skip; /* records of the change at hand that the log has already */
+    ss_buf record, schema;     /* reused encoding buffers */
+    bool whole_pending;        /* something was marked whole and is not durable yet */
+    bool full;                 /* no room: nothing is taken until there is */
+    bool spool_failed;         /* the last failure was the spool's, not the source's */
     ss_error full_error;
     int64_t full_retry_ms, full_since_ms;
     char released[SS_POSITION_MAX];
@@ -65,8 +66,10 @@ struct ss_pipeline {
 
 /* pipeline_sink.c */
 extern const ss_sink ss_pipeline_sink; /* ctx to be filled in */
-SS_MUST ss_status ss_pipeline_append(ss_pipeline *p, const Sidespool__Record *record, ss_error *reterr);
-/* Writes the markers that are due when everything before `upto` has been captured. Only between transactions. */
+SS_MUST ss_status ss_pipeline_append(ss_pipeline *p, const Sidespool__Record *record,
+                                     ss_error *reterr);
+/* Writes the markers that are due when everything before `upto` has been captured. Only between
+ * transactions. */
 SS_MUST ss_status ss_pipeline_write_markers(ss_pipeline *p, const char *upto, ss_error *reterr);
 /* Marks all that was appended as whole, up to the captured position. */
 void ss_pipeline_whole(ss_pipeline *p);
@@ -80,7 +83,8 @@ size_t ss_markers_clear(ss_marker_list *list);
 SS_MUST ss_status ss_pipeline_session(ss_pipeline *p, ss_error *reterr);
 /* After a session: drops the cut transaction, makes durable what is whole, closes the source. */
 SS_MUST ss_status ss_pipeline_settle(ss_pipeline *p, ss_error *reterr);
-/* Asks the source once more whether its history is broken. True: the next session will answer the gap. */
+/* Asks the source once more whether its history is broken. True: the next session will answer the
+ * gap. */
 bool ss_pipeline_is_gap(ss_pipeline *p);
 SS_MUST ss_status ss_pipeline_flush(ss_pipeline *p, bool now, ss_error *reterr);
 bool ss_pipeline_stopping(ss_pipeline *p);

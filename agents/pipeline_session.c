@@ -28,23 +28,26 @@ static void set_prepared(ss_pipeline *p, bool prepared) {
     pthread_mutex_unlock(&p->mutex);
 }
 
-/* ---- durable, then released --------------------------------------------------------------------------------------- */
+/* ---- durable, then released
+ * --------------------------------------------------------------------------------------- */
 
 static ss_status release(ss_pipeline *p, const char *position, ss_error *reterr) {
     if (p->source == NULL || position[0] == '\0' || strcmp(position, p->released) == 0)
         return SS_OK;
     ss_status status = p->setup.ops->release(p->source, position, reterr);
     if (status != SS_OK)
-        return status == SS_BUSY ? SS_OK : status; /* not taken now: said again with the next flush */
+        return status == SS_BUSY ? SS_OK
+                                 : status; /* not taken now: said again with the next flush */
     snprintf(p->released, sizeof p->released, "%s", position);
     ss_agent_status_released(p->setup.status, position);
     return SS_OK;
 }
 
 /* Commits what has gathered (or all, with `now`), then tells the source.
- * If we die before the commit, the source sends everything behind its last release again, and recovery has removed what was
- * half written. If we die between commit and release, the source only keeps its log a little longer: at the next start we
- * resume from the position that the commit holds, so nothing comes twice. */
+ * If we die before the commit, the source sends everything behind its last release again, and
+ * recovery has removed what was half written. If we die between commit and release, the source only
+ * keeps its log a little longer: at the next start we resume from the position that the commit
+ * holds, so nothing comes twice. */
 ss_status ss_pipeline_flush(ss_pipeline *p, bool now, ss_error *reterr) {
     bool committed = false;
     ss_error err = {0};
@@ -52,7 +55,8 @@ ss_status ss_pipeline_flush(ss_pipeline *p, bool now, ss_error *reterr) {
     if (now && !p->whole_pending && ss_log_pending(p->log) == 0)
         return SS_OK;
     ss_status status = ss_log_flush(p->log, now, &committed, &err);
-    if (status == SS_BUSY || status == SS_RETRY) { /* no room, or the disk refuses: kept in memory, flushed again */
+    if (status == SS_BUSY ||
+        status == SS_RETRY) { /* no room, or the disk refuses: kept in memory, flushed again */
         ss_pipeline_set_full(p, &err);
         if (reterr != NULL)
             *reterr = err;
@@ -80,11 +84,13 @@ ss_status ss_pipeline_flush(ss_pipeline *p, bool now, ss_error *reterr) {
     return release(p, state->position, reterr);
 }
 
-/* ---- connecting --------------------------------------------------------------------------------------------------- */
+/* ---- connecting
+ * ---------------------------------------------------------------------------------------------------
+ */
 
 /* Appends `record` as a whole unit up to `position` and makes it durable at once. */
-static ss_status append_durable(ss_pipeline *p, const Sidespool__Record *record, const char *position,
-                                ss_error *reterr) {
+static ss_status append_durable(ss_pipeline *p, const Sidespool__Record *record,
+                                const char *position, ss_error *reterr) {
     snprintf(p->captured, sizeof p->captured, "%s", position);
     ss_status status = ss_pipeline_append(p, record, reterr);
     if (status != SS_OK)
@@ -94,16 +100,18 @@ static ss_status append_durable(ss_pipeline *p, const Sidespool__Record *record,
     return status == SS_BUSY ? SS_RETRY : status;
 }
 
-/* The very first start. The identity is durable before prepare makes anything on the source: if we die between the two, the
- * next start finds an identity without a position, and so knows that a slot of our name is our own half-made one. */
+/* The very first start. The identity is durable before prepare makes anything on the source: if we
+ * die between the two, the next start finds an identity without a position, and so knows that a
+ * slot of our name is our own half-made one. */
 static ss_status first_start(ss_pipeline *p, const char *identity, ss_error *reterr) {
     char position[SS_POSITION_MAX] = "";
 
     ss_status status = ss_log_set_identity(p->log, identity, false, reterr);
     if (status != SS_OK)
         return status;
-    ss_agent_state_set(p->setup.status, SS_AGENT_STARTING,
-                       "preparing the source; it may first wait for its running transactions to end", NULL);
+    ss_agent_state_set(
+        p->setup.status, SS_AGENT_STARTING,
+        "preparing the source; it may first wait for its running transactions to end", NULL);
     status = p->setup.ops->prepare(p->source, position, sizeof position, reterr);
     if (status != SS_OK)
         return status;
@@ -113,14 +121,17 @@ static ss_status first_start(ss_pipeline *p, const char *identity, ss_error *ret
     idle.time = ss_now_us();
     record.body_case = SIDESPOOL__RECORD__BODY_IDLE;
     record.idle = &idle;
-    /* If we die before this is durable, the slot just made is dropped by the next start as half-made: nothing was taken from it. */
+    /* If we die before this is durable, the slot just made is dropped by the next start as
+     * half-made: nothing was taken from it. */
     return append_durable(p, &record, position, reterr);
 }
 
-/* The history is broken and the file says resync: everything of the old history is void, a new epoch begins.
- * If we die anywhere before the Gap is durable, the log's position is still the old one, the source's open sees the same gap
- * (the slot is missing, or is not at our position), and all of this happens again under one more epoch. */
-static ss_status new_history(ss_pipeline *p, const char *identity, const char *reason, ss_error *reterr) {
+/* The history is broken and the file says resync: everything of the old history is void, a new
+ * epoch begins. If we die anywhere before the Gap is durable, the log's position is still the old
+ * one, the source's open sees the same gap (the slot is missing, or is not at our position), and
+ * all of this happens again under one more epoch. */
+static ss_status new_history(ss_pipeline *p, const char *identity, const char *reason,
+                             ss_error *reterr) {
     char position[SS_POSITION_MAX] = "";
 
     set_prepared(p, false);
@@ -145,7 +156,9 @@ static ss_status new_history(ss_pipeline *p, const char *identity, const char *r
     if (status != SS_OK)
         return status;
     ss_agent_state_set(p->setup.status, SS_AGENT_STARTING,
-                       "starting afresh after a gap; the source may first wait for its running transactions to end", NULL);
+                       "starting afresh after a gap; the source may first wait for its running "
+                       "transactions to end",
+                       NULL);
     status = p->setup.ops->prepare(p->source, position, sizeof position, reterr);
     if (status != SS_OK)
         return status;
@@ -165,11 +178,15 @@ static ss_status answer_gap(ss_pipeline *p, ss_source_verdict *verdict, ss_error
 
     if (p->setup.on_gap != SS_ON_GAP_RESYNC) {
         ss_fail(reterr, SS_STOP, gap.code != NULL ? gap.code : "SS-AGENT-0004",
-                "%s. Nothing is taken until a person decides: set on_gap: resync and restart to copy everything anew", gap.text);
+                "%s. Nothing is taken until a person decides: set on_gap: resync and restart to "
+                "copy everything anew",
+                gap.text);
         return SS_STOP;
     }
-    if (p->source == NULL) { /* the engine closed it: open again without a history of ours to compare with */
-        ss_status status = p->setup.ops->open(p->setup.env, "", "", true, &p->source, verdict, reterr);
+    if (p->source ==
+        NULL) { /* the engine closed it: open again without a history of ours to compare with */
+        ss_status status =
+            p->setup.ops->open(p->setup.env, "", "", true, &p->source, verdict, reterr);
         if (status != SS_OK)
             return status;
     }
@@ -184,7 +201,8 @@ static ss_status connect_source(ss_pipeline *p, ss_error *reterr) {
 
     if (ss_agent_state_get(p->setup.status) == SS_AGENT_STARTING)
         ss_agent_state_set(p->setup.status, SS_AGENT_STARTING, "connecting to the source", NULL);
-    ss_status status = ops->open(p->setup.env, state->identity, state->position, intended, &p->source, &verdict, reterr);
+    ss_status status = ops->open(p->setup.env, state->identity, state->position, intended,
+                                 &p->source, &verdict, reterr);
     if (status == SS_STOP && verdict.gap)
         status = answer_gap(p, &verdict, reterr);
     else if (status == SS_OK && state->position[0] == '\0')
@@ -203,13 +221,16 @@ static ss_status connect_source(ss_pipeline *p, ss_error *reterr) {
     return status;
 }
 
-/* ---- the loop ----------------------------------------------------------------------------------------------------- */
+/* ---- the loop
+ * -----------------------------------------------------------------------------------------------------
+ */
 
 typedef struct {
     bool stop, hold, paused, held;
 } turn_requests;
 
-/* One critical section: what another thread handed over before it lifted its hold is in our list before we take again. */
+/* One critical section: what another thread handed over before it lifted its hold is in our list
+ * before we take again. */
 static turn_requests take_requests(ss_pipeline *p) {
     uint64_t count;
     ssize_t n = read(p->request_fd, &count, sizeof count);
@@ -244,11 +265,12 @@ static void say_state(ss_pipeline *p, const turn_requests *turn) {
     if (p->full)
         ss_agent_state_set(p->setup.status, SS_AGENT_SPOOL_FULL, NULL, &p->full_error);
     else if (turn->paused)
-        ss_agent_state_set(p->setup.status, SS_AGENT_PAUSED, "paused by request; the source keeps its log until resume",
-                           NULL);
+        ss_agent_state_set(p->setup.status, SS_AGENT_PAUSED,
+                           "paused by request; the source keeps its log until resume", NULL);
     else
         ss_agent_state_set(p->setup.status, SS_AGENT_STREAMING,
-                           turn->held ? "waits for a snapshot of the source to be taken" : NULL, NULL);
+                           turn->held ? "waits for a snapshot of the source to be taken" : NULL,
+                           NULL);
 }
 
 static ss_status each_second(ss_pipeline *p, ss_error *reterr) {
@@ -282,14 +304,16 @@ static ss_status nudge(ss_pipeline *p, ss_error *reterr) {
     bool marker = ss_pipeline_marker_waits(p);
     int64_t since = now - p->nudged_ms;
 
-    if (!(marker && since >= NUDGE_MARKER_MS) && !(now - p->heard_ms >= NUDGE_QUIET_MS && since >= NUDGE_QUIET_MS))
+    if (!(marker && since >= NUDGE_MARKER_MS) &&
+        !(now - p->heard_ms >= NUDGE_QUIET_MS && since >= NUDGE_QUIET_MS))
         return SS_OK;
     p->nudged_ms = now;
     ss_status status = p->setup.ops->nudge(p->source, reterr);
     return status == SS_BUSY ? SS_OK : status;
 }
 
-/* While there is no room: what is in memory is flushed again, and then one call is let through to see whether it fits. */
+/* While there is no room: what is in memory is flushed again, and then one call is let through to
+ * see whether it fits. */
 static bool may_try_again(ss_pipeline *p, ss_status *ret_status, ss_error *reterr) {
     int64_t now = ss_monotonic_ms();
 
@@ -360,8 +384,8 @@ ss_status ss_pipeline_session(ss_pipeline *p, ss_error *reterr) {
     return status;
 }
 
-/* The source resumes from the position that is *durable*, so what is whole must be durable before it is opened again: else it
- * would send again what still stands in memory. */
+/* The source resumes from the position that is *durable*, so what is whole must be durable before
+ * it is opened again: else it would send again what still stands in memory. */
 ss_status ss_pipeline_settle(ss_pipeline *p, ss_error *reterr) {
     if (p->in_transaction)
         SS_LOG(SS_INFO, "transaction_cut", SS_U("xid", p->xid));
@@ -385,7 +409,8 @@ bool ss_pipeline_is_gap(ss_pipeline *p) {
 
     if (state->position[0] == '\0')
         return false;
-    ss_status status = p->setup.ops->open(p->setup.env, state->identity, state->position, false, &source, &verdict, &err);
+    ss_status status = p->setup.ops->open(p->setup.env, state->identity, state->position, false,
+                                          &source, &verdict, &err);
     if (source != NULL)
         p->setup.ops->close(source);
     return status == SS_STOP && verdict.gap;

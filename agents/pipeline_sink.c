@@ -1,9 +1,10 @@
-/* decode -> append: what the source hands over becomes records in the stream log, with markers between them.
- * Capture thread only.
+/* decode -> append: what the source hands over becomes records in the stream log, with markers
+ * between them. Capture thread only.
  *
- * A transaction's Begin is written with its first change, so that an empty transaction costs no record: it is an idle
- * position. When the spool is full SS_BUSY goes back and the source offers the same call again; what of that call already
- * stands in the log (pieces of a large change) is not written a second time. */
+ * A transaction's Begin is written with its first change, so that an empty transaction costs no
+ * record: it is an idle position. When the spool is full SS_BUSY goes back and the source offers
+ * the same call again; what of that call already stands in the log (pieces of a large change) is
+ * not written a second time. */
 #include "agents/pipeline_internal.h"
 
 #include "sidespool/log.h"
@@ -48,7 +49,8 @@ void ss_pipeline_set_full(ss_pipeline *p, const ss_error *err) {
     p->full_retry_ms = now + 500;
 }
 
-static ss_status append_bytes(ss_pipeline *p, ss_bytes record, uint64_t schema_id, ss_error *reterr) {
+static ss_status append_bytes(ss_pipeline *p, ss_bytes record, uint64_t schema_id,
+                              ss_error *reterr) {
     uint64_t sequence;
     ss_error err = {0};
     ss_status status = ss_log_append(p->log, record, schema_id, &sequence, &err);
@@ -59,7 +61,8 @@ static ss_status append_bytes(ss_pipeline *p, ss_bytes record, uint64_t schema_i
     }
     if (reterr != NULL)
         *reterr = err;
-    /* An I/O error or want of memory loses nothing either: the call is offered again like one that met a full spool. */
+    /* An I/O error or want of memory loses nothing either: the call is offered again like one that
+     * met a full spool. */
     if (status == SS_RETRY)
         status = SS_BUSY;
     if (status == SS_BUSY)
@@ -74,7 +77,8 @@ static ss_status encoded(ss_pipeline *p, ss_error *reterr) {
         return SS_OK;
     ss_buf_done(&p->record); /* a later, smaller record may find memory */
     ss_buf_init(&p->record);
-    return ss_fail(reterr, SS_RETRY, "SS-AGENT-0002", "out of memory while encoding a record; retrying");
+    return ss_fail(reterr, SS_RETRY, "SS-AGENT-0002",
+                   "out of memory while encoding a record; retrying");
 }
 
 ss_status ss_pipeline_append(ss_pipeline *p, const Sidespool__Record *record, ss_error *reterr) {
@@ -92,7 +96,8 @@ void ss_pipeline_whole(ss_pipeline *p) {
 }
 
 static bool due(const ss_pipeline *p, const ss_marker *marker, const char *upto) {
-    return marker->position[0] == '\0' || p->setup.ops->position_compare(upto, marker->position) >= 0;
+    return marker->position[0] == '\0' ||
+           p->setup.ops->position_compare(upto, marker->position) >= 0;
 }
 
 bool ss_pipeline_marker_waits(const ss_pipeline *p) {
@@ -111,7 +116,8 @@ ss_status ss_pipeline_write_markers(ss_pipeline *p, const char *upto, ss_error *
         ss_status status = append_bytes(p, ss_bytes_of(marker->record, marker->len), 0, reterr);
         if (status != SS_OK)
             return status;
-        /* Whole by itself: a transaction behind it that is cut and sent again does not take it away. */
+        /* Whole by itself: a transaction behind it that is cut and sent again does not take it
+         * away. */
         ss_pipeline_whole(p);
         if (marker->id > p->marker_written)
             p->marker_written = marker->id;
@@ -126,14 +132,16 @@ ss_status ss_pipeline_write_markers(ss_pipeline *p, const char *upto, ss_error *
     return SS_OK;
 }
 
-static ss_status sink_begin(void *ctx, const char *at, int64_t commit_time_us, uint64_t xid, ss_error *reterr) {
+static ss_status sink_begin(void *ctx, const char *at, int64_t commit_time_us, uint64_t xid,
+                            ss_error *reterr) {
     ss_pipeline *p = ctx;
 
     if (p->in_transaction)
-        return ss_fail(reterr, SS_STOP, "SS-AGENT-0003", "the source began a transaction inside another one");
+        return ss_fail(reterr, SS_STOP, "SS-AGENT-0003",
+                       "the source began a transaction inside another one");
     if (strlen(at) >= sizeof p->at)
-        return ss_fail(reterr, SS_STOP, "SS-AGENT-0003", "the source gave a position longer than %zu bytes",
-                       sizeof p->at - 1);
+        return ss_fail(reterr, SS_STOP, "SS-AGENT-0003",
+                       "the source gave a position longer than %zu bytes", sizeof p->at - 1);
     memcpy(p->at, at, strlen(at) + 1);
     p->commit_time = commit_time_us;
     p->xid = xid;
@@ -148,7 +156,8 @@ static ss_status ensure_begun(ss_pipeline *p, ss_error *reterr) {
     if (p->begun)
         return SS_OK;
     if (!p->in_transaction)
-        return ss_fail(reterr, SS_STOP, "SS-AGENT-0003", "the source sent a change outside a transaction");
+        return ss_fail(reterr, SS_STOP, "SS-AGENT-0003",
+                       "the source sent a change outside a transaction");
     ss_status status = ss_pipeline_write_markers(p, p->at, reterr);
     if (status != SS_OK)
         return status;
@@ -164,7 +173,8 @@ static ss_status ensure_begun(ss_pipeline *p, ss_error *reterr) {
     return status;
 }
 
-static ss_status sink_schema(void *ctx, Sidespool__Schema *schema, uint64_t *ret_id, ss_error *reterr) {
+static ss_status sink_schema(void *ctx, Sidespool__Schema *schema, uint64_t *ret_id,
+                             ss_error *reterr) {
     ss_pipeline *p = ctx;
 
     ss_buf_clear(&p->schema);
@@ -172,10 +182,12 @@ static ss_status sink_schema(void *ctx, Sidespool__Schema *schema, uint64_t *ret
     if (p->schema.bad) {
         ss_buf_done(&p->schema);
         ss_buf_init(&p->schema);
-        return ss_fail(reterr, SS_RETRY, "SS-AGENT-0002", "out of memory while encoding the schema of %s.%s; retrying",
-                       schema->ns, schema->name);
+        return ss_fail(reterr, SS_RETRY, "SS-AGENT-0002",
+                       "out of memory while encoding the schema of %s.%s; retrying", schema->ns,
+                       schema->name);
     }
-    ss_status status = ss_log_put_schema(p->log, id, ss_bytes_of(p->schema.ptr, p->schema.len), reterr);
+    ss_status status =
+        ss_log_put_schema(p->log, id, ss_bytes_of(p->schema.ptr, p->schema.len), reterr);
     if (status != SS_OK) {
         p->spool_failed = status == SS_STOP;
         return status;
@@ -243,14 +255,15 @@ static ss_status set_captured(ss_pipeline *p, const char *position, ss_error *re
     size_t len = strlen(position);
 
     if (len >= sizeof p->captured)
-        return ss_fail(reterr, SS_STOP, "SS-AGENT-0003", "the source gave a position longer than %zu bytes",
-                       sizeof p->captured - 1);
+        return ss_fail(reterr, SS_STOP, "SS-AGENT-0003",
+                       "the source gave a position longer than %zu bytes", sizeof p->captured - 1);
     memcpy(p->captured, position, len + 1);
     return SS_OK;
 }
 
-/* Behind a whole transaction or an idle position the markers are written if there is room; if not they wait, and nothing is
- * taken until they are in, so they still stand before the next transaction. */
+/* Behind a whole transaction or an idle position the markers are written if there is room; if not
+ * they wait, and nothing is taken until they are in, so they still stand before the next
+ * transaction. */
 static ss_status markers_behind(ss_pipeline *p, ss_error *reterr) {
     ss_status status = ss_pipeline_write_markers(p, p->captured, reterr);
     return status == SS_BUSY ? SS_OK : status;
@@ -263,11 +276,13 @@ static bool marker_due(const ss_pipeline *p, const char *upto) {
     return false;
 }
 
-static ss_status sink_idle(void *ctx, const char *position, int64_t source_time_us, ss_error *reterr) {
+static ss_status sink_idle(void *ctx, const char *position, int64_t source_time_us,
+                           ss_error *reterr) {
     ss_pipeline *p = ctx;
 
     if (p->in_transaction)
-        return ss_fail(reterr, SS_STOP, "SS-AGENT-0003", "the source said that it is idle inside a transaction");
+        return ss_fail(reterr, SS_STOP, "SS-AGENT-0003",
+                       "the source said that it is idle inside a transaction");
     int64_t now = ss_monotonic_ms();
     p->heard_ms = now;
     /* A server that has just been reconnected may name a place that lies behind us. */
@@ -296,11 +311,13 @@ static ss_status sink_idle(void *ctx, const char *position, int64_t source_time_
     return markers_behind(p, reterr);
 }
 
-static ss_status sink_commit(void *ctx, const char *position, int64_t commit_time_us, ss_error *reterr) {
+static ss_status sink_commit(void *ctx, const char *position, int64_t commit_time_us,
+                             ss_error *reterr) {
     ss_pipeline *p = ctx;
 
     if (!p->in_transaction)
-        return ss_fail(reterr, SS_STOP, "SS-AGENT-0003", "the source committed outside a transaction");
+        return ss_fail(reterr, SS_STOP, "SS-AGENT-0003",
+                       "the source committed outside a transaction");
     if (!p->begun) { /* nothing in it was for us */
         p->in_transaction = false;
         return sink_idle(p, position, commit_time_us, reterr);

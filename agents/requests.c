@@ -1,5 +1,5 @@
-/* agent.sock: JSON lines from routes and the supervisor. Main thread, never blocking: what asks the source goes to a worker
- * (requests_work.c) and the peer's next line waits for its answer. */
+/* agent.sock: JSON lines from routes and the supervisor. Main thread, never blocking: what asks the
+ * source goes to a worker (requests_work.c) and the peer's next line waits for its answer. */
 #include "agents/requests_internal.h"
 
 #include "sidespool/log.h"
@@ -46,7 +46,9 @@ struct ss_requests {
 
 static void process_lines(ss_peer *peer);
 
-/* ---- answering ------------------------------------------------------------------------------------------------------- */
+/* ---- answering
+ * -------------------------------------------------------------------------------------------------------
+ */
 
 /* Takes the answer. NULL: no memory for it; then the peer learns it from the connection's end. */
 static void send_json(ss_peer *peer, json_t *answer_take) {
@@ -58,19 +60,22 @@ static void send_json(ss_peer *peer, json_t *answer_take) {
         return;
     }
     struct evbuffer *out = bufferevent_get_output(peer->bev);
-    if (text == NULL || evbuffer_add(out, text, strlen(text)) != 0 || evbuffer_add(out, "\n", 1) != 0)
+    if (text == NULL || evbuffer_add(out, text, strlen(text)) != 0 ||
+        evbuffer_add(out, "\n", 1) != 0)
         SS_LOG(SS_WARN, "answer_lost", SS_S("reason", "out of memory"));
     free(text);
 }
 
 static void send_error(ss_peer *peer, const ss_error *err, ss_status status) {
-    send_json(peer, json_pack("{s:b, s:s, s:s, s:b}", "ok", 0, "code", err->code != NULL ? err->code : "", "error",
-                              err->text, "retry", status == SS_RETRY || status == SS_BUSY));
+    send_json(peer,
+              json_pack("{s:b, s:s, s:s, s:b}", "ok", 0, "code", err->code != NULL ? err->code : "",
+                        "error", err->text, "retry", status == SS_RETRY || status == SS_BUSY));
 }
 
 static void send_refusal(ss_peer *peer, const char *what) {
     ss_error err = {0};
-    ss_status status = ss_fail(&err, SS_STOP, "SS-AGENT-0031", "the request is not right: %s", what);
+    ss_status status =
+        ss_fail(&err, SS_STOP, "SS-AGENT-0031", "the request is not right: %s", what);
     send_error(peer, &err, status);
 }
 
@@ -85,11 +90,13 @@ static void send_ok(ss_peer *peer, json_t *answer_take) {
 static json_t *copy_json(const ss_copy_progress *copy) {
     if (!copy->running)
         return json_null();
-    return json_pack("{s:I, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s}", "generation", (json_int_t)copy->generation,
-                     "route", copy->route, "tables", (json_int_t)copy->tables, "tables_done", (json_int_t)copy->tables_done,
-                     "rows", (json_int_t)copy->rows, "bytes", (json_int_t)copy->bytes, "rows_estimate",
-                     (json_int_t)copy->rows_estimate, "bytes_estimate", (json_int_t)copy->bytes_estimate, "started",
-                     (json_int_t)copy->started_us, "reason", copy->reason);
+    return json_pack("{s:I, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s}", "generation",
+                     (json_int_t)copy->generation, "route", copy->route, "tables",
+                     (json_int_t)copy->tables, "tables_done", (json_int_t)copy->tables_done, "rows",
+                     (json_int_t)copy->rows, "bytes", (json_int_t)copy->bytes, "rows_estimate",
+                     (json_int_t)copy->rows_estimate, "bytes_estimate",
+                     (json_int_t)copy->bytes_estimate, "started", (json_int_t)copy->started_us,
+                     "reason", copy->reason);
 }
 
 static json_t *status_json(ss_requests *requests) {
@@ -97,17 +104,21 @@ static json_t *status_json(ss_requests *requests) {
     const ss_requests_setup *setup = &requests->setup;
 
     ss_agent_status_get(setup->status, &now);
-    json_t *json = json_pack(
-        "{s:s, s:s, s:i, s:s, s:s, s:s, s:I, s:s, s:I, s:I, s:I, s:s, s:I, s:I, s:I, s:s, s:I, s:I}", "source",
-        setup->env->name, "engine", setup->ops->name, "pid", (int)getpid(), "state", ss_agent_state_name(now.state), "reason",
-        now.reason, "code", now.code, "since", (json_int_t)now.since_us, "position", now.position, "committed",
-        (json_int_t)now.committed, "first", (json_int_t)now.first, "copy_committed", (json_int_t)now.copy_committed,
-        "spool_id", now.spool_id, "epoch", (json_int_t)now.epoch, "spool_used", (json_int_t)now.spool_used, "spool_quota",
-        (json_int_t)now.spool_quota, "released", now.released, "records", (json_int_t)now.records, "source_time",
-        (json_int_t)now.source_time_us);
+    json_t *json =
+        json_pack("{s:s, s:s, s:i, s:s, s:s, s:s, s:I, s:s, s:I, s:I, s:I, s:s, s:I, s:I, s:I, "
+                  "s:s, s:I, s:I}",
+                  "source", setup->env->name, "engine", setup->ops->name, "pid", (int)getpid(),
+                  "state", ss_agent_state_name(now.state), "reason", now.reason, "code", now.code,
+                  "since", (json_int_t)now.since_us, "position", now.position, "committed",
+                  (json_int_t)now.committed, "first", (json_int_t)now.first, "copy_committed",
+                  (json_int_t)now.copy_committed, "spool_id", now.spool_id, "epoch",
+                  (json_int_t)now.epoch, "spool_used", (json_int_t)now.spool_used, "spool_quota",
+                  (json_int_t)now.spool_quota, "released", now.released, "records",
+                  (json_int_t)now.records, "source_time", (json_int_t)now.source_time_us);
     if (json == NULL)
         return NULL;
-    json_t *source = requests->source_status != NULL ? json_incref(requests->source_status) : json_null();
+    json_t *source =
+        requests->source_status != NULL ? json_incref(requests->source_status) : json_null();
     if (json_object_set_new(json, "copy", copy_json(&now.copy)) != 0 ||
         json_object_set_new(json, "source_status", source) != 0) {
         json_decref(json);
@@ -122,10 +133,12 @@ static void send_status(ss_peer *peer) {
     send_ok(peer, status_json(peer->requests));
 }
 
-/* ---- work ------------------------------------------------------------------------------------------------------------ */
+/* ---- work
+ * ------------------------------------------------------------------------------------------------------------
+ */
 
-static ss_status start_work(ss_requests *requests, ss_work_kind kind, ss_peer *peer, json_t *request, ss_verify *verify,
-                            ss_error *reterr) {
+static ss_status start_work(ss_requests *requests, ss_work_kind kind, ss_peer *peer,
+                            json_t *request, ss_verify *verify, ss_error *reterr) {
     ss_work *work = calloc(1, sizeof *work);
 
     if (work == NULL)
@@ -160,7 +173,8 @@ static void close_verify(ss_requests *requests, ss_verify *verify) {
     requests->verifies--;
     if (start_work(requests, SS_WORK_CLOSE, NULL, NULL, verify, &err) == SS_OK)
         return;
-    ss_log_error(SS_WARN, "verify_closed_in_loop", &err); /* no thread to be had: rather wait here than keep the snapshot */
+    ss_log_error(SS_WARN, "verify_closed_in_loop",
+                 &err); /* no thread to be had: rather wait here than keep the snapshot */
     ss_verify_free(requests->setup.ops, verify);
 }
 
@@ -181,7 +195,8 @@ static void say_full(ss_requests *requests) {
         return;
     requests->full_said_ms = now;
     json_t *retained = json_object_get(requests->source_status, "retained_bytes");
-    SS_LOG(SS_WARN, "spool_full", SS_U("source_retains_bytes", (uint64_t)json_integer_value(retained)));
+    SS_LOG(SS_WARN, "spool_full",
+           SS_U("source_retains_bytes", (uint64_t)json_integer_value(retained)));
 }
 
 static void take_status(ss_requests *requests, ss_work *work) {
@@ -192,8 +207,9 @@ static void take_status(ss_requests *requests, ss_work *work) {
         requests->source_status = work->answer;
         work->answer = NULL;
     } else {
-        requests->source_status = json_pack("{s:s, s:s}", "code", work->err.code != NULL ? work->err.code : "", "error",
-                                            work->err.text);
+        requests->source_status =
+            json_pack("{s:s, s:s}", "code", work->err.code != NULL ? work->err.code : "", "error",
+                      work->err.text);
     }
     say_full(requests);
     for (ss_peer *peer = requests->peers, *next; peer != NULL; peer = next) {
@@ -263,7 +279,9 @@ static void on_done(evutil_socket_t fd, short what, void *ctx) {
     }
 }
 
-/* ---- requests -------------------------------------------------------------------------------------------------------- */
+/* ---- requests
+ * --------------------------------------------------------------------------------------------------------
+ */
 
 static void handle_copy(ss_peer *peer, json_t *request) {
     const char *route = json_string_value(json_object_get(request, "route"));
@@ -275,7 +293,8 @@ static void handle_copy(ss_peer *peer, json_t *request) {
     ss_error err = {0};
 
     if (route == NULL || count == 0) {
-        send_refusal(peer, "copy needs \"route\" and \"tables\", an array of \"schema.table\" or [\"*\"]");
+        send_refusal(
+            peer, "copy needs \"route\" and \"tables\", an array of \"schema.table\" or [\"*\"]");
         return;
     }
     names = calloc(count, sizeof *names);
@@ -292,8 +311,8 @@ static void handle_copy(ss_peer *peer, json_t *request) {
     if (bad) {
         send_refusal(peer, "\"tables\" holds strings only");
     } else {
-        ss_status status = ss_copies_request(peer->requests->setup.copies, route, names, all ? 0 : count, &generation,
-                                             &running, &err);
+        ss_status status = ss_copies_request(peer->requests->setup.copies, route, names,
+                                             all ? 0 : count, &generation, &running, &err);
         if (status == SS_OK)
             send_ok(peer, json_pack("{s:I, s:s}", "generation", (json_int_t)generation, "state",
                                     running ? "running" : "queued"));
@@ -308,11 +327,13 @@ static void handle_status(ss_peer *peer) {
     ss_requests *requests = peer->requests;
     int64_t now = ss_monotonic_ms();
     ss_agent_state state = ss_agent_state_get(requests->setup.status);
-    bool fresh = requests->source_status != NULL && now - requests->source_status_ms < STATUS_FRESH_MS;
+    bool fresh =
+        requests->source_status != NULL && now - requests->source_status_ms < STATUS_FRESH_MS;
 
     if (!fresh)
         refresh_status(requests);
-    if (fresh || !requests->status_running || state == SS_AGENT_WAITING_SOURCE || state == SS_AGENT_STARTING) {
+    if (fresh || !requests->status_running || state == SS_AGENT_WAITING_SOURCE ||
+        state == SS_AGENT_STARTING) {
         send_status(peer);
         return;
     }
@@ -327,7 +348,8 @@ static void handle_verify_open(ss_peer *peer, json_t *request) {
     }
     if (peer->requests->verifies >= SS_VERIFIES_MAX) {
         ss_error err = {0};
-        ss_status status = ss_fail(&err, SS_BUSY, "SS-AGENT-0032", "%d verifies run already; ask again", SS_VERIFIES_MAX);
+        ss_status status = ss_fail(&err, SS_BUSY, "SS-AGENT-0032",
+                                   "%d verifies run already; ask again", SS_VERIFIES_MAX);
         send_error(peer, &err, status);
         return;
     }
@@ -386,7 +408,9 @@ static void handle_line(ss_peer *peer, const char *line, size_t len) {
     json_decref(request);
 }
 
-/* ---- peers ----------------------------------------------------------------------------------------------------------- */
+/* ---- peers
+ * -----------------------------------------------------------------------------------------------------------
+ */
 
 /* One line at a time; while a worker has this peer's request, nothing more is read from it. */
 static void process_lines(ss_peer *peer) {
@@ -452,7 +476,8 @@ static ss_peer *peer_new(ss_requests *requests, evutil_socket_t fd) {
     return peer;
 }
 
-static void on_accept(struct evconnlistener *listener, evutil_socket_t fd, struct sockaddr *address, int len, void *ctx) {
+static void on_accept(struct evconnlistener *listener, evutil_socket_t fd, struct sockaddr *address,
+                      int len, void *ctx) {
     ss_requests *requests = ctx;
     struct ucred who = {0};
     socklen_t size = sizeof who;
@@ -463,7 +488,8 @@ static void on_accept(struct evconnlistener *listener, evutil_socket_t fd, struc
     if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &size) == 0)
         SS_LOG(SS_DEBUG, "peer", SS_I("pid", who.pid), SS_I("uid", who.uid), SS_I("gid", who.gid));
     if (requests->peer_count >= PEERS_MOST || peer_new(requests, fd) == NULL) {
-        SS_LOG(SS_WARN, "peer_refused", SS_I("pid", who.pid), SS_I("uid", who.uid), SS_U("peers", requests->peer_count));
+        SS_LOG(SS_WARN, "peer_refused", SS_I("pid", who.pid), SS_I("uid", who.uid),
+               SS_U("peers", requests->peer_count));
         close(fd);
     }
 }
@@ -474,7 +500,8 @@ void ss_requests_wake(ss_requests *requests) {
             continue;
         struct evbuffer *out = bufferevent_get_output(peer->bev);
         if (evbuffer_get_length(out) < WAKE_MOST && evbuffer_add(out, ".", 1) != 0)
-            SS_LOG(SS_DEBUG, "wake_lost", SS_U("waiting", evbuffer_get_length(out))); /* it looks by itself every second */
+            SS_LOG(SS_DEBUG, "wake_lost",
+                   SS_U("waiting", evbuffer_get_length(out))); /* it looks by itself every second */
     }
 }
 
@@ -494,9 +521,12 @@ void ss_requests_tick(ss_requests *requests) {
         refresh_status(requests);
 }
 
-/* ---- the socket ------------------------------------------------------------------------------------------------------ */
+/* ---- the socket
+ * ------------------------------------------------------------------------------------------------------
+ */
 
-/* What is there at the path was left by a dead agent: a living one would hold the spool's lock, which is ours. */
+/* What is there at the path was left by a dead agent: a living one would hold the spool's lock,
+ * which is ours. */
 static ss_status bind_socket(ss_requests *requests, int *ret, ss_error *reterr) {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     char path[4096];
@@ -504,15 +534,18 @@ static ss_status bind_socket(ss_requests *requests, int *ret, ss_error *reterr) 
     int len = snprintf(path, sizeof path, "%s/agent.sock", ss_spool_dir(requests->setup.spool));
     if (len < 0 || (size_t)len >= sizeof address.sun_path)
         return ss_fail(reterr, SS_STOP, "SS-AGENT-0030",
-                       "the path of the agent's socket, %s, has %d bytes, and a socket's may have 107: choose a shorter spool.path",
+                       "the path of the agent's socket, %s, has %d bytes, and a socket's may have "
+                       "107: choose a shorter spool.path",
                        path, len);
     memcpy(requests->path, path, (size_t)len + 1);
     memcpy(address.sun_path, path, (size_t)len + 1);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
-        return ss_fail_sys(reterr, SS_STOP, "SS-AGENT-0030", errno, "cannot make the agent's socket");
-    if ((unlink(path) != 0 && errno != ENOENT) || bind(fd, (struct sockaddr *)&address, sizeof address) != 0 ||
-        chmod(path, 0660) != 0 || listen(fd, 64) != 0) {
+        return ss_fail_sys(reterr, SS_STOP, "SS-AGENT-0030", errno,
+                           "cannot make the agent's socket");
+    if ((unlink(path) != 0 && errno != ENOENT) ||
+        bind(fd, (struct sockaddr *)&address, sizeof address) != 0 || chmod(path, 0660) != 0 ||
+        listen(fd, 64) != 0) {
         int err = errno;
         close(fd);
         return ss_fail_sys(reterr, SS_STOP, "SS-AGENT-0030", err, "cannot listen on %s", path);
@@ -548,12 +581,16 @@ ss_status ss_requests_new(const ss_requests_setup *setup, ss_requests **ret, ss_
     status = bind_socket(requests, &fd, reterr);
     if (status != SS_OK)
         goto out;
-    requests->listener = evconnlistener_new(setup->base, on_accept, requests, LEV_OPT_CLOSE_ON_FREE, 0, fd);
+    requests->listener =
+        evconnlistener_new(setup->base, on_accept, requests, LEV_OPT_CLOSE_ON_FREE, 0, fd);
     if (requests->listener == NULL)
         close(fd);
-    requests->done_event = event_new(setup->base, requests->pool.done_fd, EV_READ | EV_PERSIST, on_done, requests);
-    if (requests->listener == NULL || requests->done_event == NULL || event_add(requests->done_event, NULL) != 0) {
-        status = ss_fail(reterr, SS_STOP, "SS-SYS-0002", "cannot add the agent's socket to the loop");
+    requests->done_event =
+        event_new(setup->base, requests->pool.done_fd, EV_READ | EV_PERSIST, on_done, requests);
+    if (requests->listener == NULL || requests->done_event == NULL ||
+        event_add(requests->done_event, NULL) != 0) {
+        status =
+            ss_fail(reterr, SS_STOP, "SS-SYS-0002", "cannot add the agent's socket to the loop");
         goto out;
     }
     *ret = requests;
@@ -572,7 +609,8 @@ bool ss_requests_free(ss_requests *requests, int wait_ms) {
             peer_close(peer);
     }
     bool none = ss_work_pool_wait(&requests->pool, wait_ms);
-    on_done(-1, 0, requests); /* frees peers whose work came back, and may start closing their snapshots */
+    on_done(-1, 0,
+            requests); /* frees peers whose work came back, and may start closing their snapshots */
     none = none && ss_work_pool_wait(&requests->pool, wait_ms);
     on_done(-1, 0, requests);
     if (none)

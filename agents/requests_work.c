@@ -1,5 +1,5 @@
-/* Requests that ask the source something: each in a short-lived thread, with a connection of its own, so that a slow source
- * never holds the main loop up. */
+/* Requests that ask the source something: each in a short-lived thread, with a connection of its
+ * own, so that a slow source never holds the main loop up. */
 #include "agents/requests_internal.h"
 
 #include "sidespool/record.h"
@@ -46,7 +46,9 @@ static ss_status no_memory(ss_work *work) {
     return ss_fail(&work->err, SS_RETRY, "SS-AGENT-0002", "out of memory for a request");
 }
 
-/* ---- mark, status ---------------------------------------------------------------------------------------------------- */
+/* ---- mark, status
+ * ----------------------------------------------------------------------------------------------------
+ */
 
 static ss_status put_mark(ss_work *work, const char *id, const char *kind, const char *position) {
     Sidespool__Mark mark = SIDESPOOL__MARK__INIT;
@@ -60,9 +62,10 @@ static ss_status put_mark(ss_work *work, const char *id, const char *kind, const
     record.mark = &mark;
     ss_buf_init(&packed);
     ss_record_put(&packed, &record);
-    ss_status status = packed.bad ? no_memory(work)
-                                  : ss_pipeline_add_marker(work->setup->pipeline, position,
-                                                           ss_bytes_of(packed.ptr, packed.len), 0, &work->err);
+    ss_status status =
+        packed.bad ? no_memory(work)
+                   : ss_pipeline_add_marker(work->setup->pipeline, position,
+                                            ss_bytes_of(packed.ptr, packed.len), 0, &work->err);
     ss_buf_done(&packed);
     return status;
 }
@@ -72,7 +75,8 @@ static const char *string_of(const json_t *request, const char *key, size_t most
     return value != NULL && value[0] != '\0' && strlen(value) <= most ? value : NULL;
 }
 
-/* What the source has committed at this moment lies at or before its position now; a mark there stands behind all of it. */
+/* What the source has committed at this moment lies at or before its position now; a mark there
+ * stands behind all of it. */
 static ss_status do_mark(ss_work *work) {
     char position[SS_POSITION_MAX] = "";
     const char *id = string_of(work->request, "id", 200);
@@ -83,7 +87,8 @@ static ss_status do_mark(ss_work *work) {
     ss_status status = ss_pipeline_wait_prepared(work->setup->pipeline, 0, &work->err);
     if (status != SS_OK)
         return status;
-    status = work->setup->ops->now_position(work->setup->env, position, sizeof position, &work->err);
+    status =
+        work->setup->ops->now_position(work->setup->env, position, sizeof position, &work->err);
     if (status == SS_OK)
         status = put_mark(work, id, kind != NULL ? kind : "wait", position);
     if (status != SS_OK)
@@ -99,7 +104,9 @@ static ss_status do_status(ss_work *work) {
     return work->setup->ops->status(work->setup->env, work->answer, &work->err);
 }
 
-/* ---- verify ---------------------------------------------------------------------------------------------------------- */
+/* ---- verify
+ * ----------------------------------------------------------------------------------------------------------
+ */
 
 static ss_status table_names(ss_work *work, const char ***ret, size_t *ret_count) {
     const json_t *tables = json_object_get(work->request, "tables");
@@ -152,9 +159,10 @@ static ss_status answer_verify(ss_work *work, const ss_verify *verify, const cha
     for (size_t i = 0; i < verify->count; i++) {
         char id[24];
         snprintf(id, sizeof id, "%016" PRIx64, verify->tables[i].schema_id);
-        json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:s}", "ns", verify->tables[i].schema->ns, "name",
-                                              verify->tables[i].schema->name, "schema_id", id, "schema",
-                                              schema_hex(verify->tables[i].schema, &hex)));
+        json_array_append_new(list,
+                              json_pack("{s:s, s:s, s:s, s:s}", "ns", verify->tables[i].schema->ns,
+                                        "name", verify->tables[i].schema->name, "schema_id", id,
+                                        "schema", schema_hex(verify->tables[i].schema, &hex)));
     }
     ss_buf_done(&hex);
     if (json_array_size(list) != verify->count) {
@@ -166,7 +174,8 @@ static ss_status answer_verify(ss_work *work, const ss_verify *verify, const cha
 }
 
 /* The snapshot is opened under hold, as for a copy: the mark then stands at exactly its place. */
-static ss_status open_verify(ss_work *work, ss_verify *verify, const char *id, const char *const *names, size_t count) {
+static ss_status open_verify(ss_work *work, ss_verify *verify, const char *id,
+                             const char *const *names, size_t count) {
     const ss_source_ops *ops = work->setup->ops;
     const char *position = NULL;
 
@@ -197,7 +206,8 @@ static ss_status do_verify_open(ss_work *work) {
     if (status != SS_OK)
         return status;
     ss_verify *verify = calloc(1, sizeof *verify);
-    status = verify == NULL ? no_memory(work) : ss_pipeline_wait_prepared(work->setup->pipeline, 0, &work->err);
+    status = verify == NULL ? no_memory(work)
+                            : ss_pipeline_wait_prepared(work->setup->pipeline, 0, &work->err);
     if (status == SS_OK)
         status = open_verify(work, verify, id, names, count);
     free(names);
@@ -214,7 +224,8 @@ static ss_status find_table(ss_work *work, size_t *ret) {
     for (size_t i = 0; name != NULL && i < work->verify->count; i++) {
         const Sidespool__Schema *schema = work->verify->tables[i].schema;
         size_t len = strlen(schema->ns);
-        if (strncmp(name, schema->ns, len) == 0 && name[len] == '.' && strcmp(name + len + 1, schema->name) == 0) {
+        if (strncmp(name, schema->ns, len) == 0 && name[len] == '.' &&
+            strcmp(name + len + 1, schema->name) == 0) {
             *ret = i;
             return SS_OK;
         }
@@ -241,7 +252,8 @@ static ss_status do_digest(ss_work *work) {
             continue;
         snprintf(lo, sizeof lo, "%016" PRIx64, buckets[i].sum_lo);
         snprintf(hi, sizeof hi, "%016" PRIx64, buckets[i].sum_hi);
-        if (json_array_append_new(list, json_pack("[I, I, s, s]", (json_int_t)i, (json_int_t)buckets[i].rows, lo, hi)) != 0)
+        if (json_array_append_new(list, json_pack("[I, I, s, s]", (json_int_t)i,
+                                                  (json_int_t)buckets[i].rows, lo, hi)) != 0)
             status = no_memory(work);
     }
     if (status == SS_OK) {
@@ -289,14 +301,15 @@ static ss_status do_digest_rows(ss_work *work) {
         status = no_memory(work);
         goto out;
     }
-    status = work->setup->ops->copy_reader_digest_rows(work->verify->reader, table, wanted, (size_t)most, arena, &rows,
-                                                       &count, &work->err);
+    status = work->setup->ops->copy_reader_digest_rows(
+        work->verify->reader, table, wanted, (size_t)most, arena, &rows, &count, &work->err);
     for (size_t i = 0; status == SS_OK && i < count; i++) {
         char hash[24], lo[24], hi[24];
         snprintf(hash, sizeof hash, "%016" PRIx64, rows[i].key_hash);
         snprintf(lo, sizeof lo, "%016" PRIx64, rows[i].row_lo);
         snprintf(hi, sizeof hi, "%016" PRIx64, rows[i].row_hi);
-        if (json_array_append_new(list, json_pack("[s, s, s, s]", hash, lo, hi, rows[i].key != NULL ? rows[i].key : "")) != 0)
+        if (json_array_append_new(list, json_pack("[s, s, s, s]", hash, lo, hi,
+                                                  rows[i].key != NULL ? rows[i].key : "")) != 0)
             status = no_memory(work); /* or a key that is not UTF-8 */
     }
     if (status == SS_OK) {
@@ -310,7 +323,9 @@ out:
     return status;
 }
 
-/* ---- threads --------------------------------------------------------------------------------------------------------- */
+/* ---- threads
+ * ---------------------------------------------------------------------------------------------------------
+ */
 
 static void do_work(ss_work *work) {
     switch (work->kind) {
@@ -383,7 +398,8 @@ ss_status ss_work_start(ss_work_pool *pool, ss_work *work, ss_error *reterr) {
         pool->running++;
     pthread_mutex_unlock(&pool->mutex);
     if (!room)
-        return ss_fail(reterr, SS_BUSY, "SS-AGENT-0032", "%d requests ask the source already; ask again", SS_WORKERS_MAX);
+        return ss_fail(reterr, SS_BUSY, "SS-AGENT-0032",
+                       "%d requests ask the source already; ask again", SS_WORKERS_MAX);
     int rc = pthread_attr_init(&attr);
     if (rc == 0) {
         rc = pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
@@ -396,7 +412,8 @@ ss_status ss_work_start(ss_work_pool *pool, ss_work *work, ss_error *reterr) {
     pthread_mutex_lock(&pool->mutex);
     pool->running--;
     pthread_mutex_unlock(&pool->mutex);
-    return ss_fail_sys(reterr, SS_RETRY, "SS-AGENT-0001", rc, "cannot start a thread for a request");
+    return ss_fail_sys(reterr, SS_RETRY, "SS-AGENT-0001", rc,
+                       "cannot start a thread for a request");
 }
 
 ss_work *ss_work_pool_take(ss_work_pool *pool) {

@@ -1,4 +1,5 @@
-/* What the agent is doing, shared under one mutex. Nothing here blocks longer than a copy of the struct. */
+/* What the agent is doing, shared under one mutex. Nothing here blocks longer than a copy of the
+ * struct. */
 #include "agents/state.h"
 
 #include "sidespool/log.h"
@@ -9,7 +10,8 @@
 #include <time.h>
 #include <unistd.h>
 
-/* A capture thread that has not gone round for so long hangs; every wait inside its loop is far shorter. */
+/* A capture thread that has not gone round for so long hangs; every wait inside its loop is far
+ * shorter. */
 #define TURN_LIMIT_MS 60000
 
 int64_t ss_now_us(void) {
@@ -56,9 +58,9 @@ void ss_waiter_wait(pthread_cond_t *cond, pthread_mutex_t *mutex, int64_t ms) {
 
 const char *ss_agent_state_name(ss_agent_state state) {
     static const char *const names[] = {
-        [SS_AGENT_STARTING] = "starting",       [SS_AGENT_STREAMING] = "streaming",
-        [SS_AGENT_PAUSED] = "paused",           [SS_AGENT_WAITING_SOURCE] = "waiting_source",
-        [SS_AGENT_SPOOL_FULL] = "spool_full",   [SS_AGENT_HALTED] = "halted",
+        [SS_AGENT_STARTING] = "starting",     [SS_AGENT_STREAMING] = "streaming",
+        [SS_AGENT_PAUSED] = "paused",         [SS_AGENT_WAITING_SOURCE] = "waiting_source",
+        [SS_AGENT_SPOOL_FULL] = "spool_full", [SS_AGENT_HALTED] = "halted",
         [SS_AGENT_FINISHED] = "finished",
     };
     return names[state];
@@ -84,21 +86,24 @@ void ss_agent_status_done(ss_agent_status *status) {
     pthread_mutex_destroy(&status->mutex);
 }
 
-/* The counter of an eventfd cannot overflow in practice; a write that would block means that it is readable already. */
+/* The counter of an eventfd cannot overflow in practice; a write that would block means that it is
+ * readable already. */
 static void wake_main(ss_agent_status *status) {
     uint64_t one = 1;
     ssize_t n = write(status->wake_fd, &one, sizeof one);
     (void)n;
 }
 
-void ss_agent_state_set(ss_agent_status *status, ss_agent_state state, const char *reason, const ss_error *err) {
+void ss_agent_state_set(ss_agent_status *status, ss_agent_state state, const char *reason,
+                        const ss_error *err) {
     const char *text = err != NULL ? err->text : reason != NULL ? reason : "";
     const char *code = err != NULL && err->code != NULL ? err->code : "";
 
     pthread_mutex_lock(&status->mutex);
     bool reworded = strcmp(status->now.reason, text) != 0;
     /* The same error again with other numbers in it is not another state. */
-    bool changed = status->now.state != state || strcmp(status->now.code, code) != 0 || (reworded && code[0] == '\0');
+    bool changed = status->now.state != state || strcmp(status->now.code, code) != 0 ||
+                   (reworded && code[0] == '\0');
     if (reworded)
         snprintf(status->now.reason, sizeof status->now.reason, "%s", text);
     if (changed) {
@@ -109,9 +114,11 @@ void ss_agent_state_set(ss_agent_status *status, ss_agent_state state, const cha
     pthread_mutex_unlock(&status->mutex);
     if (!changed)
         return;
-    ss_level level = state == SS_AGENT_HALTED ? SS_ERROR
-                     : state == SS_AGENT_WAITING_SOURCE || state == SS_AGENT_SPOOL_FULL ? SS_WARN : SS_INFO;
-    SS_LOG(level, "state", SS_S("state", ss_agent_state_name(state)), SS_S("code", code), SS_S("reason", text));
+    ss_level level = state == SS_AGENT_HALTED                                           ? SS_ERROR
+                     : state == SS_AGENT_WAITING_SOURCE || state == SS_AGENT_SPOOL_FULL ? SS_WARN
+                                                                                        : SS_INFO;
+    SS_LOG(level, "state", SS_S("state", ss_agent_state_name(state)), SS_S("code", code),
+           SS_S("reason", text));
     wake_main(status);
 }
 
@@ -144,7 +151,8 @@ bool ss_agent_status_alive(ss_agent_status *status) {
     return turning || says_why;
 }
 
-void ss_agent_status_committed(ss_agent_status *status, const ss_log_state *stream, const ss_log_state *copy) {
+void ss_agent_status_committed(ss_agent_status *status, const ss_log_state *stream,
+                               const ss_log_state *copy) {
     pthread_mutex_lock(&status->mutex);
     if (stream != NULL) {
         snprintf(status->now.position, sizeof status->now.position, "%s", stream->position);
@@ -173,7 +181,8 @@ void ss_agent_status_released(ss_agent_status *status, const char *position) {
     pthread_mutex_unlock(&status->mutex);
 }
 
-void ss_agent_status_source_time(ss_agent_status *status, int64_t source_time_us, uint64_t records) {
+void ss_agent_status_source_time(ss_agent_status *status, int64_t source_time_us,
+                                 uint64_t records) {
     pthread_mutex_lock(&status->mutex);
     status->now.source_time_us = source_time_us;
     status->now.records = records;

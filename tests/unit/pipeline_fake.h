@@ -1,5 +1,5 @@
-/* A small source for the pipeline's tests: transactions numbered 1, 2, 3 …; transaction n lies at position n*10 and ends at
- * n*10+5. The test moves `available` on and breaks things. */
+/* A small source for the pipeline's tests: transactions numbered 1, 2, 3 …; transaction n lies at
+ * position n*10 and ends at n*10+5. The test moves `available` on and breaks things. */
 #ifndef TESTS_PIPELINE_FAKE_H
 #define TESTS_PIPELINE_FAKE_H
 
@@ -11,8 +11,8 @@
 #include <unistd.h>
 
 struct ss_source {
-    int next;      /* transaction to send */
-    int step;      /* 0: begin, 1..changes: change, then commit */
+    int next; /* transaction to send */
+    int step; /* 0: begin, 1..changes: change, then commit */
     int64_t start;
     uint64_t schema;
 };
@@ -20,9 +20,9 @@ struct ss_source {
 static struct {
     pthread_mutex_t mutex;
     int available, changes;
-    size_t cell;      /* bytes of incompressible text in each change */
-    int cut_at;       /* the link breaks once in the middle of this transaction */
-    bool gap;         /* open finds the history broken, until reset */
+    size_t cell; /* bytes of incompressible text in each change */
+    int cut_at;  /* the link breaks once in the middle of this transaction */
+    bool gap;    /* open finds the history broken, until reset */
     char identity[16];
     int64_t released; /* the highest, and whether it ever ran ahead of what was durable */
     bool released_early;
@@ -32,15 +32,16 @@ static struct {
     int64_t prepare_at;
 } fake = {.mutex = PTHREAD_MUTEX_INITIALIZER, .changes = 3, .cell = 8, .identity = "one"};
 
-#define FAKE(statement) \
-    do { \
-        pthread_mutex_lock(&fake.mutex); \
-        statement; \
-        pthread_mutex_unlock(&fake.mutex); \
+#define FAKE(statement)                                                                            \
+    do {                                                                                           \
+        pthread_mutex_lock(&fake.mutex);                                                           \
+        statement;                                                                                 \
+        pthread_mutex_unlock(&fake.mutex);                                                         \
     } while (0)
 
-static ss_status fake_open(const ss_source_env *env, const char *identity, const char *position, bool intended,
-                           ss_source **ret, ss_source_verdict *verdict, ss_error *reterr) {
+static ss_status fake_open(const ss_source_env *env, const char *identity, const char *position,
+                           bool intended, ss_source **ret, ss_source_verdict *verdict,
+                           ss_error *reterr) {
     (void)env;
     ss_source *source = calloc(1, sizeof *source);
     if (source == NULL)
@@ -48,7 +49,8 @@ static ss_status fake_open(const ss_source_env *env, const char *identity, const
     pthread_mutex_lock(&fake.mutex);
     fake.opens++;
     fake.was_intended = intended;
-    verdict->gap = fake.gap || (identity[0] != '\0' && position[0] != '\0' && strcmp(identity, fake.identity) != 0);
+    verdict->gap = fake.gap || (identity[0] != '\0' && position[0] != '\0' &&
+                                strcmp(identity, fake.identity) != 0);
     snprintf(verdict->identity, sizeof verdict->identity, "%s", fake.identity);
     pthread_mutex_unlock(&fake.mutex);
     *ret = source;
@@ -71,20 +73,22 @@ static ss_status fake_start(ss_source *source, const char *position, ss_error *r
     return SS_OK;
 }
 
-static ss_status fake_change(ss_source *source, const ss_sink *sink, int n, int step, size_t cell, ss_error *reterr) {
+static ss_status fake_change(ss_source *source, const ss_sink *sink, int n, int step, size_t cell,
+                             ss_error *reterr) {
     Sidespool__Schema schema = SIDESPOOL__SCHEMA__INIT;
-    Sidespool__Column a = SIDESPOOL__COLUMN__INIT, b = SIDESPOOL__COLUMN__INIT, *columns[] = {&a, &b};
+    Sidespool__Column a = SIDESPOOL__COLUMN__INIT, b = SIDESPOOL__COLUMN__INIT,
+                      *columns[] = {&a, &b};
     uint8_t kinds[2] = {SS_CELL_VALUE, SS_CELL_VALUE};
     char text[32];
     ss_bytes cells[2];
     ss_change change = {.op = SIDESPOOL__OP__OP_INSERT, .after = {2, kinds, cells}};
 
     if (source->schema == 0) {
-        schema.engine = (char *)(uintptr_t)"fake";
-        schema.ns = (char *)(uintptr_t)"s";
-        schema.name = (char *)(uintptr_t)"t";
-        a.name = (char *)(uintptr_t)"a";
-        b.name = (char *)(uintptr_t)"b";
+        schema.engine = (char *)(uintptr_t) "fake";
+        schema.ns = (char *)(uintptr_t) "s";
+        schema.name = (char *)(uintptr_t) "t";
+        a.name = (char *)(uintptr_t) "a";
+        b.name = (char *)(uintptr_t) "b";
         schema.columns = columns;
         schema.n_columns = 2;
         ss_status status = sink->schema(sink->ctx, &schema, &source->schema, reterr);
@@ -106,7 +110,8 @@ static ss_status fake_change(ss_source *source, const ss_sink *sink, int n, int 
     return status;
 }
 
-static ss_status fake_step(ss_source *source, const ss_sink *sink, int changes, size_t cell, ss_error *reterr) {
+static ss_status fake_step(ss_source *source, const ss_sink *sink, int changes, size_t cell,
+                           ss_error *reterr) {
     char position[32];
     ss_status status;
 
@@ -128,8 +133,8 @@ static ss_status fake_step(ss_source *source, const ss_sink *sink, int changes, 
     return SS_OK;
 }
 
-static ss_status fake_poll(ss_source *source, const ss_sink *sink, int wait_ms, int wake_fd, bool hold, bool *ret_more,
-                           ss_error *reterr) {
+static ss_status fake_poll(ss_source *source, const ss_sink *sink, int wait_ms, int wake_fd,
+                           bool hold, bool *ret_more, ss_error *reterr) {
     int available, changes;
     size_t cell;
     bool cut = false;
@@ -137,18 +142,21 @@ static ss_status fake_poll(ss_source *source, const ss_sink *sink, int wait_ms, 
 
     FAKE(available = fake.available; changes = fake.changes; cell = fake.cell);
     *ret_more = false;
-    for (int i = 0; !hold && i < 7; i++) { /* an odd number, so that polls end in the middle of transactions */
+    for (int i = 0; !hold && i < 7;
+         i++) { /* an odd number, so that polls end in the middle of transactions */
         if (source->next > available) {
             char position[32];
             int64_t at = (source->next - 1) * 10 + 5;
-            snprintf(position, sizeof position, "%ld", (long)(at > source->start ? at : source->start));
+            snprintf(position, sizeof position, "%ld",
+                     (long)(at > source->start ? at : source->start));
             usleep((unsigned)(wait_ms > 5 ? 5 : wait_ms) * 1000);
             return sink->idle(sink->ctx, position, 1, reterr);
         }
         ss_status status = fake_step(source, sink, changes, cell, reterr);
         if (status != SS_OK)
             return status;
-        FAKE(cut = fake.cut_at == source->next && source->step == 2; fake.cut_at = cut ? 0 : fake.cut_at);
+        FAKE(cut = fake.cut_at == source->next && source->step == 2;
+             fake.cut_at = cut ? 0 : fake.cut_at);
         if (cut)
             return ss_fail(reterr, SS_RETRY, "SS-PG-0002", "the link broke");
     }

@@ -1,5 +1,6 @@
 /* needs: agent spool proto common
- * The capture thread against a fake source: order, markers, cut links, a full spool, release, gaps, copies cut short. */
+ * The capture thread against a fake source: order, markers, cut links, a full spool, release, gaps,
+ * copies cut short. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -11,8 +12,15 @@
 #include "sidespool/log.h"
 
 static const ss_source_ops fake_ops = {
-    .name = "fake", .open = fake_open, .prepare = fake_prepare, .start = fake_start, .poll = fake_poll,
-    .release = fake_release, .nudge = fake_nudge, .reset = fake_reset, .close = fake_close,
+    .name = "fake",
+    .open = fake_open,
+    .prepare = fake_prepare,
+    .start = fake_start,
+    .poll = fake_poll,
+    .release = fake_release,
+    .nudge = fake_nudge,
+    .reset = fake_reset,
+    .close = fake_close,
     .position_compare = fake_compare,
 };
 
@@ -40,11 +48,13 @@ static void boot(int on_gap, const ss_spool_options *options, bool with_copies) 
     check_ok(ss_agent_status_init(&world.status, &world.err));
     fake.status = &world.status;
     check_ok(ss_spool_open(world.path, "fake", options, &world.spool, &world.err));
-    ss_pipeline_setup setup = {&fake_ops, &world.env, world.spool, &world.status, on_gap, history_broke, NULL};
+    ss_pipeline_setup setup = {&fake_ops, &world.env,    world.spool, &world.status,
+                               on_gap,    history_broke, NULL};
     check_ok(ss_pipeline_new(&setup, &world.pipeline, &world.err));
     world.copies = NULL;
     if (with_copies) {
-        ss_copies_setup copies = {&fake_ops, &world.env, world.spool, &world.status, world.pipeline, 2};
+        ss_copies_setup copies = {&fake_ops,     &world.env,     world.spool,
+                                  &world.status, world.pipeline, 2};
         check_ok(ss_copies_new(&copies, &world.copies, &world.err));
     }
     check_ok(ss_pipeline_start(world.pipeline, &world.err));
@@ -70,7 +80,8 @@ static void wait_position(int64_t at_least) {
             return;
         usleep(10000);
     }
-    fail_msg("stands at %s in state %s (%s)", now.position, ss_agent_state_name(now.state), now.reason);
+    fail_msg("stands at %s in state %s (%s)", now.position, ss_agent_state_name(now.state),
+             now.reason);
 }
 
 static void wait_state(ss_agent_state state) {
@@ -107,7 +118,8 @@ static void read_stream(ss_buf *out) {
         else if (record->body_case == SIDESPOOL__RECORD__BODY_COPY_BEGIN)
             ss_buf_printf(out, "<%d ", (int)record->copy_begin->generation);
         else if (record->body_case == SIDESPOOL__RECORD__BODY_COPY_END)
-            ss_buf_printf(out, "%s%d> ", record->copy_end->aborted ? "!" : "", (int)record->copy_end->generation);
+            ss_buf_printf(out, "%s%d> ", record->copy_end->aborted ? "!" : "",
+                          (int)record->copy_end->generation);
         ss_arena_reset(arena);
     }
     ss_reader_close(reader);
@@ -133,13 +145,14 @@ static void add_marker(const char *position, const char *id, uint64_t number) {
     ss_buf packed;
 
     mark.id = (char *)(uintptr_t)id;
-    mark.kind = (char *)(uintptr_t)"wait";
+    mark.kind = (char *)(uintptr_t) "wait";
     mark.position = (char *)(uintptr_t)position;
     record.body_case = SIDESPOOL__RECORD__BODY_MARK;
     record.mark = &mark;
     ss_buf_init(&packed);
     ss_record_put(&packed, &record);
-    check_ok(ss_pipeline_add_marker(world.pipeline, position, ss_bytes_of(packed.ptr, packed.len), number, &world.err));
+    check_ok(ss_pipeline_add_marker(world.pipeline, position, ss_bytes_of(packed.ptr, packed.len),
+                                    number, &world.err));
     ss_buf_done(&packed);
 }
 
@@ -148,9 +161,13 @@ static int setup(void **state) {
     memset(&world, 0, sizeof world);
     snprintf(world.path, sizeof world.path, "/tmp/sidespool-pipeline-XXXXXX");
     assert_non_null(mkdtemp(world.path));
-    world.env = (ss_source_env){.name = "fake", .spool_path = world.path, .spool_max_size = 1 << 30, .max_message = 1 << 30};
-    FAKE(fake.available = 0; fake.changes = 3; fake.cell = 8; fake.cut_at = 0; fake.gap = false; fake.released = 0;
-         fake.released_early = false; fake.opens = fake.prepares = fake.resets = 0; fake.prepare_at = 0;
+    world.env = (ss_source_env){.name = "fake",
+                                .spool_path = world.path,
+                                .spool_max_size = 1 << 30,
+                                .max_message = 1 << 30};
+    FAKE(fake.available = 0; fake.changes = 3; fake.cell = 8; fake.cut_at = 0; fake.gap = false;
+         fake.released = 0; fake.released_early = false;
+         fake.opens = fake.prepares = fake.resets = 0; fake.prepare_at = 0;
          memcpy(fake.identity, "one", 4));
     return 0;
 }
@@ -162,7 +179,8 @@ static int teardown(void **state) {
     return system(command);
 }
 
-static const ss_spool_options large = {.segment_size = 4u << 20, .max_size = 64u << 20, .retain_ms = 3600000};
+static const ss_spool_options large = {
+    .segment_size = 4u << 20, .max_size = 64u << 20, .retain_ms = 3600000};
 
 static void test_order_once_and_restart(void **state) {
     ss_buf expected;
@@ -321,13 +339,14 @@ static void begin_copy(uint64_t generation) {
     ss_buf packed;
 
     begin.generation = generation;
-    begin.route = (char *)(uintptr_t)"r";
-    begin.position = (char *)(uintptr_t)"0";
+    begin.route = (char *)(uintptr_t) "r";
+    begin.position = (char *)(uintptr_t) "0";
     record.body_case = SIDESPOOL__RECORD__BODY_COPY_BEGIN;
     record.copy_begin = &begin;
     ss_buf_init(&packed);
     ss_record_put(&packed, &record);
-    check_ok(ss_pipeline_add_marker(world.pipeline, "", ss_bytes_of(packed.ptr, packed.len), generation, &world.err));
+    check_ok(ss_pipeline_add_marker(world.pipeline, "", ss_bytes_of(packed.ptr, packed.len),
+                                    generation, &world.err));
     ss_buf_done(&packed);
 }
 
@@ -365,7 +384,8 @@ static void test_cut_copy_is_ended(void **state) {
             check_ok(ss_generation_save(dir, &generation, &world.err));
         if (i == 0) {
             bool unfinished = true;
-            check_ok(ss_generation_unfinished(world.path, "fake", &generation, &unfinished, &world.err));
+            check_ok(
+                ss_generation_unfinished(world.path, "fake", &generation, &unfinished, &world.err));
             assert_false(unfinished);
             generation.open = false;
             check_ok(ss_generation_save(dir, &generation, &world.err));
