@@ -1,4 +1,5 @@
-/* One conversation with an agent over <spool.path>/<source>/agent.sock, in the supervisor's loop. */
+/* One conversation with an agent over <spool.path>/<source>/agent.sock, in the supervisor's loop.
+ */
 #include "applier/supervisor.h"
 
 #include <errno.h>
@@ -38,7 +39,8 @@ static void on_read(struct bufferevent *link, void *ctx) {
     char *line = evbuffer_readln(in, &len, EVBUFFER_EOL_LF);
     if (!line) {
         if (evbuffer_get_length(in) > SS_LINE_MAX) {
-            (void)snprintf(ask->error, sizeof(ask->error), "The agent answers with a line that is too long.");
+            (void)snprintf(ask->error, sizeof(ask->error),
+                           "The agent answers with a line that is too long.");
             ended(ask);
         }
         return;
@@ -53,7 +55,8 @@ static void on_read(struct bufferevent *link, void *ctx) {
         ended(ask);
         return;
     }
-    /* One line a call: the callback may free us. What else has come is read at the next turn of the loop. */
+    /* One line a call: the callback may free us. What else has come is read at the next turn of the
+     * loop. */
     if (evbuffer_get_length(in) > 0)
         bufferevent_trigger(link, EV_READ, BEV_TRIG_DEFER_CALLBACKS);
     ask->answer(ask->ctx, answer, false, "");
@@ -73,12 +76,13 @@ static void on_event(struct bufferevent *link, short what, void *ctx) {
 /* Returns the connected socket, or -1 with ask->error and ask->absent set. */
 static int connect_agent(ss_agent_link *ask, const char *spool_path, const char *source) {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
-    int len = snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/%s/agent.sock", spool_path, source);
+    int len =
+        snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/%s/agent.sock", spool_path, source);
     ask->absent = true;
     if (len < 0 || (size_t)len >= sizeof(addr.sun_path)) {
         (void)snprintf(ask->error, sizeof(ask->error),
-                       "%.200s/%s/agent.sock is longer than %d bytes: choose a shorter spool.path.", spool_path,
-                       source, SS_SOCKET_PATH_MAX);
+                       "%.200s/%s/agent.sock is longer than %d bytes: choose a shorter spool.path.",
+                       spool_path, source, SS_SOCKET_PATH_MAX);
         return -1;
     }
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -91,17 +95,19 @@ static int connect_agent(ss_agent_link *ask, const char *spool_path, const char 
     ask->absent = err == ENOENT || err == ECONNREFUSED || err == ENOTDIR;
     if (ask->absent)
         (void)snprintf(ask->error, sizeof(ask->error),
-                       "No agent is running for source %s (nobody listens at %s).", source, addr.sun_path);
+                       "No agent is running for source %s (nobody listens at %s).", source,
+                       addr.sun_path);
     else
-        (void)snprintf(ask->error, sizeof(ask->error), "The agent of source %s cannot be reached at %s: %s.", source,
-                       addr.sun_path, strerror(err));
+        (void)snprintf(ask->error, sizeof(ask->error),
+                       "The agent of source %s cannot be reached at %s: %s.", source, addr.sun_path,
+                       strerror(err));
     if (fd >= 0)
         close(fd);
     return -1;
 }
 
-ss_agent_link *ss_agent_link_new(ss_supervisor *sup, const char *source, json_t *request_take, int timeout_ms,
-                               ss_agent_answer answer, void *ctx) {
+ss_agent_link *ss_agent_link_new(ss_supervisor *sup, const char *source, json_t *request_take,
+                                 int timeout_ms, ss_agent_answer answer, void *ctx) {
     ss_agent_link *ask = calloc(1, sizeof(*ask));
     char *line = request_take ? json_dumps(request_take, JSON_COMPACT) : NULL;
     json_decref(request_take);
@@ -126,8 +132,8 @@ ss_agent_link *ss_agent_link_new(ss_supervisor *sup, const char *source, json_t 
             ss_agent_link_free(ask);
             return NULL;
         }
-        (void)snprintf(ask->error, sizeof(ask->error), "The agent of source %s did not answer within %d ms.", source,
-                       timeout_ms);
+        (void)snprintf(ask->error, sizeof(ask->error),
+                       "The agent of source %s did not answer within %d ms.", source, timeout_ms);
         bufferevent_setcb(ask->link, on_read, NULL, on_event, ask);
         bufferevent_enable(ask->link, EV_READ | EV_WRITE);
         (void)evbuffer_add_printf(bufferevent_get_output(ask->link), "%s\n", line);

@@ -1,5 +1,6 @@
-/* Reads the applier's file. The table is put together at run time, because each target engine brings its own options: a
- * route's element in the list is the fixed part below, then one slot {flag, options} for each engine. */
+/* Reads the applier's file. The table is put together at run time, because each target engine
+ * brings its own options: a route's element in the list is the fixed part below, then one slot
+ * {flag, options} for each engine. */
 #include "applier/applier_config.h"
 
 #include <ctype.h>
@@ -34,7 +35,8 @@ struct file_route {
     int on_gap, deletes;
 };
 
-/* What stands before the options of one engine in an element; a multiple of the strictest alignment. */
+/* What stands before the options of one engine in an element; a multiple of the strictest
+ * alignment. */
 #define SLOT_HEAD 16
 #define ALIGN_UP(n) (((n) + 15u) & ~(size_t)15u)
 #define TARGET_AT ALIGN_UP(sizeof(struct file_route))
@@ -46,40 +48,72 @@ struct table {
 };
 
 static const ss_option spool_options[] = {
-    {.key = "path", .type = SS_OPT_STRING, .offset = offsetof(struct file_spool, path),
+    {.key = "path",
+     .type = SS_OPT_STRING,
+     .offset = offsetof(struct file_spool, path),
      .deflt = "/var/lib/sidespool/spool",
-     .help = "Directory that holds one directory for each source; the agents of this host write there."},
-    {.key = "max_size", .type = SS_OPT_SIZE, .offset = offsetof(struct file_spool, max_size), .deflt = "256GiB",
-     .help = "Quota for sources received from another host; on one host the agent's own max_size counts."},
-    {.key = "retain", .type = SS_OPT_DURATION, .offset = offsetof(struct file_spool, retain_ms), .deflt = "72h",
-     .help = "How long applied data of received sources is kept; on one host the agent's own retain counts."},
+     .help = "Directory that holds one directory for each source; the agents of this host write "
+             "there."},
+    {.key = "max_size",
+     .type = SS_OPT_SIZE,
+     .offset = offsetof(struct file_spool, max_size),
+     .deflt = "256GiB",
+     .help = "Quota for sources received from another host; on one host the agent's own max_size "
+             "counts."},
+    {.key = "retain",
+     .type = SS_OPT_DURATION,
+     .offset = offsetof(struct file_spool, retain_ms),
+     .deflt = "72h",
+     .help = "How long applied data of received sources is kept; on one host the agent's own "
+             "retain counts."},
     {0}};
 
 static const ss_option control_options[] = {
-    {.key = "socket", .type = SS_OPT_STRING, .offset = offsetof(struct file_control, socket),
+    {.key = "socket",
+     .type = SS_OPT_STRING,
+     .offset = offsetof(struct file_control, socket),
      .place_offset = offsetof(struct file_control, place),
-     .help = "Where the sidespool command reaches the applier. Default: /run/sidespool/applier.sock, and "
+     .help = "Where the sidespool command reaches the applier. Default: "
+             "/run/sidespool/applier.sock, and "
              "<spool.path>/applier.sock where /run/sidespool cannot be written."},
     {0}};
 
 static const ss_option route_head[] = {
-    {.key = "source", .type = SS_OPT_STRING, .offset = offsetof(struct file_route, source), .required = true,
+    {.key = "source",
+     .type = SS_OPT_STRING,
+     .offset = offsetof(struct file_route, source),
+     .required = true,
      .place_offset = offsetof(struct file_route, place),
-     .help = "The source: of an agent's file. Its directory may appear later: the route waits for it."},
-    {.key = "name", .type = SS_OPT_STRING, .offset = offsetof(struct file_route, name),
+     .help =
+         "The source: of an agent's file. Its directory may appear later: the route waits for it."},
+    {.key = "name",
+     .type = SS_OPT_STRING,
+     .offset = offsetof(struct file_route, name),
      .place_offset = offsetof(struct file_route, name_place),
      .help = "The route's unique name in status and commands. Default: the source's name."},
-    {.key = "adopt", .type = SS_OPT_BOOL, .offset = offsetof(struct file_route, adopt), .deflt = "false",
+    {.key = "adopt",
+     .type = SS_OPT_BOOL,
+     .offset = offsetof(struct file_route, adopt),
+     .deflt = "false",
      .help = "Empty and copy target tables that hold rows of another origin; --check names them."},
-    {.key = "on_gap", .type = SS_OPT_ENUM, .offset = offsetof(struct file_route, on_gap), .deflt = "halt",
+    {.key = "on_gap",
+     .type = SS_OPT_ENUM,
+     .offset = offsetof(struct file_route, on_gap),
+     .deflt = "halt",
      .choices = "halt|resync",
-     .help = "What to do when the spool no longer holds what the target needs next: stop, or copy anew."},
-    {.key = "deletes", .type = SS_OPT_ENUM, .offset = offsetof(struct file_route, deletes), .deflt = "apply",
+     .help = "What to do when the spool no longer holds what the target needs next: stop, or copy "
+             "anew."},
+    {.key = "deletes",
+     .type = SS_OPT_ENUM,
+     .offset = offsetof(struct file_route, deletes),
+     .deflt = "apply",
      .choices = "apply|!ignore",
      .help = "Rows deleted at the source are deleted on the target."},
     {.key = "rename", .type = SS_OPT_UNSUPPORTED, .help = "Other names for tables on the target."},
     {.key = "ddl", .type = SS_OPT_UNSUPPORTED, .help = "A policy for each kind of schema change."},
-    {.key = "quarantine", .type = SS_OPT_UNSUPPORTED, .help = "Set bad transactions aside and go on."},
+    {.key = "quarantine",
+     .type = SS_OPT_UNSUPPORTED,
+     .help = "Set bad transactions aside and go on."},
 };
 
 static void build_targets(struct table *table) {
@@ -87,9 +121,13 @@ static void build_targets(struct table *table) {
     for (; ss_target_table[n] && n < TARGETS_MOST; n++) {
         const ss_target_ops *ops = ss_target_table[n];
         table->slot[n] = used;
-        table->target[n] = (ss_option){.key = ops->name, .type = SS_OPT_BLOCK, .offset = used + SLOT_HEAD,
-                                       .present_offset = used, .children = ops->options,
-                                       .help = "Where the copy lives; exactly one engine for each route."};
+        table->target[n] =
+            (ss_option){.key = ops->name,
+                        .type = SS_OPT_BLOCK,
+                        .offset = used + SLOT_HEAD,
+                        .present_offset = used,
+                        .children = ops->options,
+                        .help = "Where the copy lives; exactly one engine for each route."};
         used += SLOT_HEAD + ALIGN_UP(ops->options_size);
     }
     static const char *const later[] = {"postgres", "mysql", "mongodb", "redis"};
@@ -99,8 +137,8 @@ static void build_targets(struct table *table) {
         for (size_t k = 0; k < known; k++)
             there |= strcmp(ss_target_table[k]->name, later[i]) == 0;
         if (!there)
-            table->target[n++] =
-                (ss_option){.key = later[i], .type = SS_OPT_UNSUPPORTED, .help = "A target of this engine."};
+            table->target[n++] = (ss_option){
+                .key = later[i], .type = SS_OPT_UNSUPPORTED, .help = "A target of this engine."};
     }
     table->element = TARGET_AT + used;
 }
@@ -109,22 +147,41 @@ static void build_table(struct table *table) {
     *table = (struct table){0};
     build_targets(table);
     size_t n = sizeof(route_head) / sizeof(route_head[0]);
-    _Static_assert(sizeof(route_head) + 2 * sizeof(ss_option) <= sizeof(((struct table *)0)->route), "room");
+    _Static_assert(sizeof(route_head) + 2 * sizeof(ss_option) <= sizeof(((struct table *)0)->route),
+                   "room");
     memcpy(table->route, route_head, sizeof(route_head));
-    table->route[n] = (ss_option){.key = "target", .type = SS_OPT_BLOCK, .offset = TARGET_AT, .required = true,
+    table->route[n] = (ss_option){.key = "target",
+                                  .type = SS_OPT_BLOCK,
+                                  .offset = TARGET_AT,
+                                  .required = true,
                                   .place_offset = offsetof(struct file_route, target_place),
-                                  .children = table->target, .help = "The database that this route writes to."};
+                                  .children = table->target,
+                                  .help = "The database that this route writes to."};
     ss_option *o = table->root;
-    *o++ = (ss_option){.key = "spool", .type = SS_OPT_BLOCK, .offset = offsetof(struct file_root, spool),
-                       .children = spool_options, .help = "Where captured changes wait to be applied."};
-    *o++ = (ss_option){.key = "control", .type = SS_OPT_BLOCK, .offset = offsetof(struct file_root, control),
-                       .children = control_options, .help = "How the sidespool command reaches this applier."};
-    *o++ = (ss_option){.key = "routes", .type = SS_OPT_LIST, .offset = offsetof(struct file_root, routes),
-                       .required = true, .place_offset = offsetof(struct file_root, routes_place),
-                       .children = table->route, .child_size = table->element,
-                       .help = "Each route applies one source to one target, in a process of its own."};
-    *o++ = (ss_option){.key = "receive", .type = SS_OPT_UNSUPPORTED, .help = "Take spools from other hosts by TLS."};
-    *o++ = (ss_option){.key = "http", .type = SS_OPT_UNSUPPORTED, .help = "Health, status and metrics by HTTP."};
+    *o++ = (ss_option){.key = "spool",
+                       .type = SS_OPT_BLOCK,
+                       .offset = offsetof(struct file_root, spool),
+                       .children = spool_options,
+                       .help = "Where captured changes wait to be applied."};
+    *o++ = (ss_option){.key = "control",
+                       .type = SS_OPT_BLOCK,
+                       .offset = offsetof(struct file_root, control),
+                       .children = control_options,
+                       .help = "How the sidespool command reaches this applier."};
+    *o++ = (ss_option){.key = "routes",
+                       .type = SS_OPT_LIST,
+                       .offset = offsetof(struct file_root, routes),
+                       .required = true,
+                       .place_offset = offsetof(struct file_root, routes_place),
+                       .children = table->route,
+                       .child_size = table->element,
+                       .help =
+                           "Each route applies one source to one target, in a process of its own."};
+    *o++ = (ss_option){.key = "receive",
+                       .type = SS_OPT_UNSUPPORTED,
+                       .help = "Take spools from other hosts by TLS."};
+    *o++ = (ss_option){
+        .key = "http", .type = SS_OPT_UNSUPPORTED, .help = "Health, status and metrics by HTTP."};
 }
 
 static bool name_is_good(const char *name) {
@@ -137,17 +194,19 @@ static bool name_is_good(const char *name) {
     return true;
 }
 
-static ss_status check_name(const ss_applier_config *config, ss_place place, const char *key, const char *name,
-                            ss_error *reterr) {
+static ss_status check_name(const ss_applier_config *config, ss_place place, const char *key,
+                            const char *name, ss_error *reterr) {
     if (name_is_good(name))
         return SS_OK;
     return ss_fail(reterr, SS_STOP, "SS-APP-0001",
-                   "%s: %s: \"%.80s\" cannot be a name: use letters, digits, '_', '-' and '.', at most %d of them, not "
+                   "%s: %s: \"%.80s\" cannot be a name: use letters, digits, '_', '-' and '.', at "
+                   "most %d of them, not "
                    "beginning with '.' or '-'.",
                    ss_config_place(config->config, place), key, name, SS_NAME_MAX);
 }
 
-/* Options that say which database is meant. Two blocks that agree in all of them write to one place. */
+/* Options that say which database is meant. Two blocks that agree in all of them write to one
+ * place. */
 static bool locates(const char *key) {
     static const char *const keys[] = {"dsn", "uri", "host", "port", "socket", "db"};
     for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++)
@@ -166,7 +225,8 @@ static bool same_option(const ss_option *option, const char *a, const char *b) {
         return *(const int64_t *)(const void *)(a + option->offset) ==
                *(const int64_t *)(const void *)(b + option->offset);
     if (option->type == SS_OPT_STRINGS) {
-        const ss_strings *x = (const void *)(a + option->offset), *y = (const void *)(b + option->offset);
+        const ss_strings *x = (const void *)(a + option->offset),
+                         *y = (const void *)(b + option->offset);
         bool same = x->count == y->count;
         for (size_t i = 0; same && i < x->count; i++)
             same = strcmp(x->items[i], y->items[i]) == 0;
@@ -193,20 +253,23 @@ static ss_status check_pairs(const ss_applier_config *config, ss_error *reterr) 
             (void)snprintf(first, sizeof(first), "%s", ss_config_place(config->config, a->place));
             if (strcmp(a->name, b->name) == 0)
                 return ss_fail(reterr, SS_STOP, "SS-APP-0002",
-                               "%s: a second route is called \"%s\" (the first: %s): give one of them another name.",
+                               "%s: a second route is called \"%s\" (the first: %s): give one of "
+                               "them another name.",
                                ss_config_place(config->config, b->place), b->name, first);
             if (strcmp(a->source, b->source) == 0 && same_target(a, b))
                 return ss_fail(reterr, SS_STOP, "SS-APP-0003",
-                               "%s: route \"%s\" writes the tables of source \"%s\" to the same target as route \"%s\" "
+                               "%s: route \"%s\" writes the tables of source \"%s\" to the same "
+                               "target as route \"%s\" "
                                "(%s): remove one of them, or point it at another database.",
-                               ss_config_place(config->config, b->place), b->name, b->source, a->name, first);
+                               ss_config_place(config->config, b->place), b->name, b->source,
+                               a->name, first);
         }
     }
     return SS_OK;
 }
 
-static ss_status take_target(const ss_applier_config *config, const struct table *table, const char *element,
-                             ss_route_config *out, ss_error *reterr) {
+static ss_status take_target(const ss_applier_config *config, const struct table *table,
+                             const char *element, ss_route_config *out, ss_error *reterr) {
     const struct file_route *file = (const void *)element;
     size_t found = 0;
     for (size_t i = 0; ss_target_table[i]; i++) {
@@ -220,13 +283,14 @@ static ss_status take_target(const ss_applier_config *config, const struct table
     if (found == 1)
         return SS_OK;
     return ss_fail(reterr, SS_STOP, "SS-APP-0004",
-                   "%s: target: %s: a route writes to exactly one database, such as target: {postgres: {dsn: …}}.",
+                   "%s: target: %s: a route writes to exactly one database, such as target: "
+                   "{postgres: {dsn: …}}.",
                    ss_config_place(config->config, file->target_place),
                    found == 0 ? "names no engine" : "names more than one engine");
 }
 
-static ss_status take_route(const ss_applier_config *config, const struct table *table, const char *element,
-                            ss_route_config *out, ss_error *reterr) {
+static ss_status take_route(const ss_applier_config *config, const struct table *table,
+                            const char *element, ss_route_config *out, ss_error *reterr) {
     const struct file_route *file = (const void *)element;
     out->source = file->source;
     out->name = file->name ? file->name : file->source;
@@ -235,36 +299,41 @@ static ss_status take_route(const ss_applier_config *config, const struct table 
     out->place = file->place;
     ss_status status = check_name(config, file->place, "source", out->source, reterr);
     if (status == SS_OK)
-        status = check_name(config, file->name ? file->name_place : file->place, "name", out->name, reterr);
+        status = check_name(config, file->name ? file->name_place : file->place, "name", out->name,
+                            reterr);
     if (status == SS_OK)
         status = take_target(config, table, element, out, reterr);
     return status;
 }
 
-static ss_status take_root(ss_applier_config *config, const struct table *table, const struct file_root *root,
-                           ss_error *reterr) {
+static ss_status take_root(ss_applier_config *config, const struct table *table,
+                           const struct file_root *root, ss_error *reterr) {
     config->spool_path = root->spool.path;
     config->spool_max_size = root->spool.max_size;
     config->spool_retain_ms = root->spool.retain_ms;
     config->control_socket = root->control.socket;
     if (config->control_socket && strlen(config->control_socket) > SS_SOCKET_PATH_MAX)
         return ss_fail(reterr, SS_STOP, "SS-APP-0006",
-                       "%s: control.socket: %s is longer than %d bytes, which a socket's path may have: name a "
+                       "%s: control.socket: %s is longer than %d bytes, which a socket's path may "
+                       "have: name a "
                        "shorter one.",
                        ss_config_place(config->config, root->control.place), config->control_socket,
                        SS_SOCKET_PATH_MAX);
     if (root->routes.count == 0)
-        return ss_fail(reterr, SS_STOP, "SS-APP-0007",
-                       "%s: routes: is empty: name at least one route, such as {source: orders, target: {…}}.",
-                       ss_config_place(config->config, root->routes_place));
+        return ss_fail(
+            reterr, SS_STOP, "SS-APP-0007",
+            "%s: routes: is empty: name at least one route, such as {source: orders, target: {…}}.",
+            ss_config_place(config->config, root->routes_place));
     ss_route_config *routes = calloc(root->routes.count, sizeof(*routes));
     if (!routes)
-        return ss_fail(reterr, SS_STOP, "SS-APP-0008", "Out of memory while reading %s.", config->path);
+        return ss_fail(reterr, SS_STOP, "SS-APP-0008", "Out of memory while reading %s.",
+                       config->path);
     config->routes = routes;
     config->route_count = root->routes.count;
     for (size_t i = 0; i < root->routes.count; i++) {
-        ss_status status = take_route(config, table, (const char *)root->routes.items + i * table->element,
-                                      &routes[i], reterr);
+        ss_status status =
+            take_route(config, table, (const char *)root->routes.items + i * table->element,
+                       &routes[i], reterr);
         if (status != SS_OK)
             return status;
     }
@@ -318,6 +387,7 @@ ss_status ss_applier_config_print(bool markdown, ss_buf *out, ss_error *reterr) 
     else
         ss_option_print_help(table.root, out);
     if (out->bad)
-        return ss_fail(reterr, SS_STOP, "SS-APP-0008", "Out of memory while printing the reference.");
+        return ss_fail(reterr, SS_STOP, "SS-APP-0008",
+                       "Out of memory while printing the reference.");
     return SS_OK;
 }

@@ -1,4 +1,5 @@
-/* sidespool-applier: the supervisor, its --check, and (by --route, which it alone uses) one route. */
+/* sidespool-applier: the supervisor, its --check, and (by --route, which it alone uses) one route.
+ */
 #include "applier/supervisor.h"
 
 #include "sidespool/log.h"
@@ -37,24 +38,26 @@ typedef struct {
     bool bad;
 } check_state;
 
-static void check_line(void *ctx, bool ok, const char *what, const char *found, const char *remedy) {
+static void check_line(void *ctx, bool ok, const char *what, const char *found,
+                       const char *remedy) {
     check_state *state = ctx;
     state->bad |= !ok;
-    (void)printf("%-4s  %s: %s%s%s", ok ? "ok" : "FAIL", state->of, what, found && *found ? ": " : "",
-                 found ? found : "");
+    (void)printf("%-4s  %s: %s%s%s", ok ? "ok" : "FAIL", state->of, what,
+                 found && *found ? ": " : "", found ? found : "");
     if (remedy && *remedy)
         (void)printf("\n      -> %s", remedy);
     (void)printf("\n");
 }
 
-static void check_directory(check_state *state, const char *what, const char *path, const char *remedy) {
+static void check_directory(check_state *state, const char *what, const char *path,
+                            const char *remedy) {
     struct stat st;
     char found[512];
     bool ok = stat(path, &st) == 0 && S_ISDIR(st.st_mode) && access(path, R_OK | W_OK | X_OK) == 0;
     (void)snprintf(found, sizeof(found), "%s%s%s", path, ok ? "" : ": ",
-                   ok                                               ? ""
+                   ok                                             ? ""
                    : stat(path, &st) == 0 && !S_ISDIR(st.st_mode) ? "not a directory"
-                                                                    : strerror(errno));
+                                                                  : strerror(errno));
     check_line(state, ok, what, found, ok ? "" : remedy);
 }
 
@@ -74,13 +77,14 @@ static void check_socket(check_state *state, const ss_applier_config *config) {
                     "create it, writable for the applier, or set control: {socket: …}");
 }
 
-static void check_source(check_state *state, const ss_applier_config *config, const ss_route_config *route) {
+static void check_source(check_state *state, const ss_applier_config *config,
+                         const ss_route_config *route) {
     char path[4096], remedy[300];
     struct stat st;
     (void)snprintf(path, sizeof(path), "%s/%s", config->spool_path, route->source);
     if (stat(path, &st) != 0 && errno == ENOENT) {
-        (void)snprintf(remedy, sizeof(remedy), "the route waits until sidespool-postgres@%s has made it",
-                       route->source);
+        (void)snprintf(remedy, sizeof(remedy),
+                       "the route waits until sidespool-postgres@%s has made it", route->source);
         check_line(state, true, "spool of its source", "not there yet", remedy);
         return;
     }
@@ -91,8 +95,9 @@ static void check_source(check_state *state, const ss_applier_config *config, co
 static int check(const ss_applier_config *config) {
     check_state state = {.of = "applier"};
     check_line(&state, true, "file", config->path, "");
-    check_directory(&state, "spool.path", config->spool_path,
-                    "create it: install -d -m 2770 -g sidespool DIR, with the applier's user in that group");
+    check_directory(
+        &state, "spool.path", config->spool_path,
+        "create it: install -d -m 2770 -g sidespool DIR, with the applier's user in that group");
     check_socket(&state, config);
     for (size_t i = 0; i < config->route_count; i++) {
         const ss_route_config *route = &config->routes[i];
@@ -119,13 +124,15 @@ static int run_route(const ss_applier_config *config, const char *name) {
         return SS_EXIT_CONFIG;
     }
     if (fstat(3, &st) < 0 || !S_ISSOCK(st.st_mode)) {
-        (void)fprintf(stderr, "sidespool-applier: --route is for the applier itself: leave it out, and pause routes with "
+        (void)fprintf(stderr, "sidespool-applier: --route is for the applier itself: leave it out, "
+                              "and pause routes with "
                               "`sidespool pause`.\n");
         return SS_EXIT_USAGE;
     }
-    /* No route may write beside the one that a next supervisor starts. If ours died before this call, descriptor 3 shows
-     * it; if it dies later, the kernel ends us. */
-    if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || poll(&supervisor, 1, 0) < 0 || (supervisor.revents & POLLHUP))
+    /* No route may write beside the one that a next supervisor starts. If ours died before this
+     * call, descriptor 3 shows it; if it dies later, the kernel ends us. */
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || poll(&supervisor, 1, 0) < 0 ||
+        (supervisor.revents & POLLHUP))
         return SS_EXIT_AGAIN;
     /* systemd's word is the supervisor's. */
     (void)unsetenv("NOTIFY_SOCKET");
@@ -139,22 +146,37 @@ static int run_route(const ss_applier_config *config, const char *name) {
 
 static bool parse(int argc, char **argv, arguments *args) {
     static const struct option options[] = {
-        {"config", required_argument, NULL, 'c'},    {"check", no_argument, NULL, 'k'},
-        {"route", required_argument, NULL, 'r'},     {"help", no_argument, NULL, 'h'},
-        {"version", no_argument, NULL, 'V'},         {"consumers", required_argument, NULL, 's'},
-        {"help-markdown", no_argument, NULL, 'm'},   {NULL, 0, NULL, 0}};
+        {"config", required_argument, NULL, 'c'},  {"check", no_argument, NULL, 'k'},
+        {"route", required_argument, NULL, 'r'},   {"help", no_argument, NULL, 'h'},
+        {"version", no_argument, NULL, 'V'},       {"consumers", required_argument, NULL, 's'},
+        {"help-markdown", no_argument, NULL, 'm'}, {NULL, 0, NULL, 0}};
     int option;
     *args = (arguments){.config = SS_APPLIER_CONFIG_DEFAULT};
     while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
         switch (option) {
-        case 'c': args->config = optarg; break;
-        case 'k': args->check = true; break;
-        case 'r': args->route = optarg; break;
-        case 'h': args->help = true; break;
-        case 'V': args->version = true; break;
-        case 's': args->consumers = optarg; break;
-        case 'm': args->markdown = true; break;
-        default: return false;
+        case 'c':
+            args->config = optarg;
+            break;
+        case 'k':
+            args->check = true;
+            break;
+        case 'r':
+            args->route = optarg;
+            break;
+        case 'h':
+            args->help = true;
+            break;
+        case 'V':
+            args->version = true;
+            break;
+        case 's':
+            args->consumers = optarg;
+            break;
+        case 'm':
+            args->markdown = true;
+            break;
+        default:
+            return false;
         }
     }
     if (optind < argc) {

@@ -1,5 +1,6 @@
-/* The control socket: one JSON request a connection, progress lines, one last line (docs/architecture.md). Runs in the
- * supervisor's loop. A client is freed when its last line has been written or its peer has gone. */
+/* The control socket: one JSON request a connection, progress lines, one last line
+ * (docs/architecture.md). Runs in the supervisor's loop. A client is freed when its last line has
+ * been written or its peer has gone. */
 #include "applier/supervisor.h"
 
 #include "sidespool/log.h"
@@ -22,19 +23,20 @@ struct ss_client {
     ss_supervisor *sup;
     ss_client *next, *prev;
     struct bufferevent *link;
-    struct event *timer;   /* patience; what its end means depends on `waits` */
-    struct event *again;   /* FOR_MARK: ask the agent once more */
+    struct event *timer; /* patience; what its end means depends on `waits` */
+    struct event *again; /* FOR_MARK: ask the agent once more */
     client_waits waits;
     ss_route_proc *route;
     uint64_t number;       /* of the command whose reply is awaited */
     char id[33];           /* of a mark or a verify */
-    bool pause, was_asked; /* FOR_REPLY: which wish is remembered once taken; FOR_MARK: the agent has taken the mark once */
+    bool pause, was_asked; /* FOR_REPLY: which wish is remembered once taken; FOR_MARK: the agent
+                              has taken the mark once */
     char command[16];
     ss_status_job *job;
     ss_agent_link *ask;
 };
 
-/* ---- the end of a client --------------------------------------------------------------------------------------- */
+/* ---- the end of a client --------------------------------------------------------------------- */
 
 static void client_free(ss_client *client) {
     ss_supervisor *sup = client->sup;
@@ -71,7 +73,8 @@ static bool put_line(ss_client *client, json_t *line_take) {
     return put;
 }
 
-/* The last line (taken). What the client waited for no longer concerns it; it goes once the line is out. */
+/* The last line (taken). What the client waited for no longer concerns it; it goes once the line is
+ * out. */
 static void finish(ss_client *client, json_t *line_take) {
     struct timeval patience = {REQUEST_PATIENCE_S, 0};
     client->waits = FOR_GOODBYE;
@@ -80,7 +83,8 @@ static void finish(ss_client *client, json_t *line_take) {
     if (client->again)
         evtimer_del(client->again);
     evtimer_add(client->timer, &patience);
-    /* Out of memory: the peer sees the connection end without a last line, which the command reports. */
+    /* Out of memory: the peer sees the connection end without a last line, which the command
+     * reports. */
     if (!put_line(client, line_take))
         client_free(client);
 }
@@ -89,7 +93,8 @@ static void done(ss_client *client) {
     finish(client, json_pack("{s:b,s:i}", "ok", 1, "exit", SS_EXIT_DONE));
 }
 
-static void refuse(ss_client *client, int exit_code, const char *code, const char *fmt, ...) SS_PRINTF(4, 5);
+static void refuse(ss_client *client, int exit_code, const char *code, const char *fmt, ...)
+    SS_PRINTF(4, 5);
 static void refuse(ss_client *client, int exit_code, const char *code, const char *fmt, ...) {
     char text[2048];
     va_list args;
@@ -101,14 +106,15 @@ static void refuse(ss_client *client, int exit_code, const char *code, const cha
     json_t *sentence = NULL;
     for (size_t cut = 0; !sentence && cut < 4 && cut <= len; cut++)
         sentence = json_stringn(text, len - cut);
-    finish(client, json_pack("{s:b,s:i,s:s,s:o*}", "ok", 0, "exit", exit_code, "code", code, "error", sentence));
+    finish(client, json_pack("{s:b,s:i,s:s,s:o*}", "ok", 0, "exit", exit_code, "code", code,
+                             "error", sentence));
 }
 
-/* ---- wait ------------------------------------------------------------------------------------------------------ */
+/* ---- wait ------------------------------------------------------------------------------------ */
 
 static void refuse_halted(ss_client *client, const char *reason) {
-    refuse(client, SS_EXIT_NOT_SO, "SS-APP-0020", "Route %s is halted: %s", client->route->config->name,
-           *reason ? reason : "it gives no reason; see its log.");
+    refuse(client, SS_EXIT_NOT_SO, "SS-APP-0020", "Route %s is halted: %s",
+           client->route->config->name, *reason ? reason : "it gives no reason; see its log.");
 }
 
 static void ask_mark(ss_client *client);
@@ -122,7 +128,8 @@ static void on_again(evutil_socket_t fd, short what, void *ctx) {
 static void on_mark_answer(void *ctx, json_t *answer, bool absent, const char *error) {
     ss_client *client = ctx;
     if (answer && json_is_true(json_object_get(answer, "ok"))) {
-        /* The connection stays open: its end tells that the agent, and perhaps the mark in its memory, is gone. */
+        /* The connection stays open: its end tells that the agent, and perhaps the mark in its
+         * memory, is gone. */
         client->was_asked = true;
         return;
     }
@@ -133,22 +140,25 @@ static void on_mark_answer(void *ctx, json_t *answer, bool absent, const char *e
     }
     if (!client->was_asked) {
         refuse(client, absent ? SS_EXIT_ABSENT : SS_EXIT_AGAIN, "SS-APP-0021",
-               "%s Without it nobody knows what the source holds: start it with systemctl start sidespool-postgres@%s.",
+               "%s Without it nobody knows what the source holds: start it with systemctl start "
+               "sidespool-postgres@%s.",
                error, client->route->config->source);
         return;
     }
     ss_agent_link_free(client->ask);
     client->ask = NULL;
-    /* It answered once, so it is being restarted. A second mark with the same id stands later: no promise is weakened. */
+    /* It answered once, so it is being restarted. A second mark with the same id stands later: no
+     * promise is weakened. */
     struct timeval wait = {AGENT_AGAIN_MS / 1000, AGENT_AGAIN_MS % 1000 * 1000};
     evtimer_add(client->again, &wait);
 }
 
 static void ask_mark(ss_client *client) {
     ss_agent_link_free(client->ask);
-    client->ask = ss_agent_link_new(client->sup, client->route->config->source,
-                                   json_pack("{s:s,s:s,s:s}", "op", "mark", "id", client->id, "kind", "wait"),
-                                   10 * SS_AGENT_TIMEOUT_MS, on_mark_answer, client);
+    client->ask = ss_agent_link_new(
+        client->sup, client->route->config->source,
+        json_pack("{s:s,s:s,s:s}", "op", "mark", "id", client->id, "kind", "wait"),
+        10 * SS_AGENT_TIMEOUT_MS, on_mark_answer, client);
     if (!client->ask)
         refuse(client, SS_EXIT_AGAIN, "SS-APP-0008", "The applier is out of memory.");
 }
@@ -160,9 +170,11 @@ static void tell_state(ss_client *client) {
     if (evbuffer_get_length(bufferevent_get_output(client->link)) > SS_REQUEST_MAX)
         return; /* it does not read; the last line will do */
     /* Out of memory for a progress line is no reason to end the wait. */
-    (void)put_line(client, json_pack("{s:{s:s,s:s,s:I,s:O*}}", "progress", "state", state, "reason", reason,
-                                     "behind_records", (json_int_t)ss_json_int(client->route->status, "behind_records"),
-                                     "tables", json_object_get(client->route->status, "tables")));
+    (void)put_line(client,
+                   json_pack("{s:{s:s,s:s,s:I,s:O*}}", "progress", "state", state, "reason", reason,
+                             "behind_records",
+                             (json_int_t)ss_json_int(client->route->status, "behind_records"),
+                             "tables", json_object_get(client->route->status, "tables")));
 }
 
 static bool make_id(char id[33]) {
@@ -184,14 +196,16 @@ static void start_wait(ss_client *client, const json_t *request) {
     }
     client->again = evtimer_new(client->sup->base, on_again, client);
     if (!client->again || !make_id(client->id)) {
-        refuse(client, SS_EXIT_AGAIN, "SS-APP-0008", "The applier is out of memory or of random numbers.");
+        refuse(client, SS_EXIT_AGAIN, "SS-APP-0008",
+               "The applier is out of memory or of random numbers.");
         return;
     }
     client->waits = FOR_MARK;
     if (json_is_number(limit)) {
         double seconds = json_number_value(limit);
         seconds = seconds < 0 ? 0 : seconds > 1e8 ? 1e8 : seconds;
-        struct timeval wait = {(time_t)seconds, (suseconds_t)((seconds - (double)(time_t)seconds) * 1e6)};
+        struct timeval wait = {(time_t)seconds,
+                               (suseconds_t)((seconds - (double)(time_t)seconds) * 1e6)};
         evtimer_add(client->timer, &wait);
     } else {
         evtimer_del(client->timer);
@@ -199,7 +213,7 @@ static void start_wait(ss_client *client, const json_t *request) {
     ask_mark(client);
 }
 
-/* ---- commands that a route answers ----------------------------------------------------------------------------- */
+/* ---- commands that a route answers ----------------------------------------------------------- */
 
 static void start_command(ss_client *client, json_t *command_take) {
     struct timeval patience = {REPLY_PATIENCE_S, 0};
@@ -208,7 +222,8 @@ static void start_command(ss_client *client, json_t *command_take) {
         char scratch[768];
         const char *reason;
         (void)ss_route_state(client->route, scratch, sizeof(scratch), &reason);
-        refuse(client, SS_EXIT_AGAIN, "SS-APP-0022", "Route %s is not running now (%s): try again in a moment.",
+        refuse(client, SS_EXIT_AGAIN, "SS-APP-0022",
+               "Route %s is not running now (%s): try again in a moment.",
                client->route->config->name, reason);
         return;
     }
@@ -242,16 +257,15 @@ static json_t *tables_of(const json_t *request) {
         return json_pack("[s]", "*");
     if (!json_is_array(tables))
         return NULL;
-    json_array_foreach(tables, i, name)
-        if (!json_is_string(name))
-            return NULL;
+    json_array_foreach(tables, i, name) if (!json_is_string(name)) return NULL;
     return json_incref(tables);
 }
 
 static void start_tables(ss_client *client, const json_t *request) {
     json_t *tables = tables_of(request);
     if (!tables) {
-        refuse(client, SS_EXIT_USAGE, "SS-APP-0023", "\"tables\" has to be a list of names such as \"public.users\".");
+        refuse(client, SS_EXIT_USAGE, "SS-APP-0023",
+               "\"tables\" has to be a list of names such as \"public.users\".");
         return;
     }
     if (strcmp(client->command, "verify") == 0) {
@@ -261,7 +275,8 @@ static void start_tables(ss_client *client, const json_t *request) {
             return;
         }
         client->waits = FOR_VERIFY;
-        start_command(client, json_pack("{s:s,s:s,s:o}", "cmd", "verify", "id", client->id, "tables", tables));
+        start_command(client, json_pack("{s:s,s:s,s:o}", "cmd", "verify", "id", client->id,
+                                        "tables", tables));
         return;
     }
     client->waits = FOR_REPLY;
@@ -275,10 +290,11 @@ static void start_replay(ss_client *client, const json_t *request) {
         return;
     }
     client->waits = FOR_REPLY;
-    start_command(client, json_pack("{s:s,s:I}", "cmd", "replay", "from", json_integer_value(from)));
+    start_command(client,
+                  json_pack("{s:s,s:I}", "cmd", "replay", "from", json_integer_value(from)));
 }
 
-/* ---- the request ----------------------------------------------------------------------------------------------- */
+/* ---- the request ----------------------------------------------------------------------------- */
 
 static void on_status_done(void *ctx, json_t *status_take) {
     ss_client *client = ctx;
@@ -301,7 +317,8 @@ static void refuse_route(ss_client *client, const char *name) {
     for (size_t i = 0; i < client->sup->route_count && used + 2 * SS_NAME_MAX < sizeof(known); i++)
         used += (size_t)snprintf(known + used, sizeof(known) - used, "%s%s", i ? ", " : "",
                                  client->sup->routes[i].config->name);
-    refuse(client, SS_EXIT_USAGE, "SS-APP-0024", "There is no route \"%.80s\". Known: %s.", name, known);
+    refuse(client, SS_EXIT_USAGE, "SS-APP-0024", "There is no route \"%.80s\". Known: %s.", name,
+           known);
 }
 
 static void log_command(ss_client *client) {
@@ -309,8 +326,9 @@ static void log_command(ss_client *client) {
     socklen_t len = sizeof(peer);
     if (getsockopt(bufferevent_getfd(client->link), SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0)
         peer.uid = (uid_t)-1;
-    SS_LOG(SS_INFO, "command", SS_S("command", client->command), SS_S("route", client->route->config->name),
-           SS_U("uid", peer.uid), SS_I("pid", peer.pid));
+    SS_LOG(SS_INFO, "command", SS_S("command", client->command),
+           SS_S("route", client->route->config->name), SS_U("uid", peer.uid),
+           SS_I("pid", peer.pid));
 }
 
 static void on_request(ss_client *client, const json_t *request) {
@@ -319,7 +337,8 @@ static void on_request(ss_client *client, const json_t *request) {
     const char *spool = ss_json_text(request, "spool", client->sup->config->spool_path);
     if (strcmp(spool, client->sup->config->spool_path) != 0) {
         refuse(client, SS_EXIT_ABSENT, "SS-APP-0025",
-               "The applier that listens here serves the spool %s, not %s: it was started with another file.",
+               "The applier that listens here serves the spool %s, not %s: it was started with "
+               "another file.",
                client->sup->config->spool_path, spool);
         return;
     }
@@ -343,7 +362,8 @@ static void on_request(ss_client *client, const json_t *request) {
     else if (strcmp(command, "replay") == 0)
         start_replay(client, request);
     else
-        refuse(client, SS_EXIT_USAGE, "SS-APP-0023", "The applier knows no command \"%.40s\".", command);
+        refuse(client, SS_EXIT_USAGE, "SS-APP-0023", "The applier knows no command \"%.40s\".",
+               command);
 }
 
 static void on_read(struct bufferevent *link, void *ctx) {
@@ -357,7 +377,8 @@ static void on_read(struct bufferevent *link, void *ctx) {
     char *line = evbuffer_readln(in, &len, EVBUFFER_EOL_LF);
     if (!line) {
         if (evbuffer_get_length(in) > SS_REQUEST_MAX)
-            refuse(client, SS_EXIT_USAGE, "SS-APP-0023", "The request is longer than %u bytes.", SS_REQUEST_MAX);
+            refuse(client, SS_EXIT_USAGE, "SS-APP-0023", "The request is longer than %u bytes.",
+                   SS_REQUEST_MAX);
         return;
     }
     json_t *request = json_loadb(line, len, 0, NULL);
@@ -365,7 +386,8 @@ static void on_read(struct bufferevent *link, void *ctx) {
     if (json_is_object(request))
         on_request(client, request);
     else
-        refuse(client, SS_EXIT_USAGE, "SS-APP-0023", "The request is not a JSON object on one line.");
+        refuse(client, SS_EXIT_USAGE, "SS-APP-0023",
+               "The request is not a JSON object on one line.");
     json_decref(request);
 }
 
@@ -392,7 +414,7 @@ static void on_timer(evutil_socket_t fd, short what, void *ctx) {
     client_free(client);
 }
 
-/* ---- what routes say ------------------------------------------------------------------------------------------- */
+/* ---- what routes say ------------------------------------------------------------------------- */
 
 static void on_reply(ss_client *client, const json_t *message) {
     if (json_is_true(json_object_get(message, "ok"))) {
@@ -410,13 +432,14 @@ static void on_reply(ss_client *client, const json_t *message) {
 }
 
 static void on_verify(ss_client *client, json_t *message) {
-    json_t *progress = json_object_get(message, "progress"), *result = json_object_get(message, "result");
+    json_t *progress = json_object_get(message, "progress"),
+           *result = json_object_get(message, "result");
     if (progress) {
         (void)put_line(client, json_pack("{s:O}", "progress", progress));
     } else if (result) {
         bool equal = json_is_true(json_object_get(result, "equal"));
-        finish(client, json_pack("{s:b,s:i,s:O}", "ok", equal, "exit", equal ? SS_EXIT_DONE : SS_EXIT_NOT_SO,
-                                 "result", result));
+        finish(client, json_pack("{s:b,s:i,s:O}", "ok", equal, "exit",
+                                 equal ? SS_EXIT_DONE : SS_EXIT_NOT_SO, "result", result));
     } else {
         refuse(client, SS_EXIT_AGAIN, ss_json_text(message, "code", "SS-APP-0028"), "%s",
                ss_json_text(message, "error", "The route could not compare, and did not say why."));
@@ -435,7 +458,8 @@ void ss_control_route_said(ss_route_proc *route, json_t *message) {
             done(client);
         else if (verify && client->waits == FOR_VERIFY && strcmp(client->id, verify) == 0)
             on_verify(client, message);
-        else if (json_is_integer(reply) && (client->waits == FOR_REPLY || client->waits == FOR_VERIFY) &&
+        else if (json_is_integer(reply) &&
+                 (client->waits == FOR_REPLY || client->waits == FOR_VERIFY) &&
                  (uint64_t)json_integer_value(reply) == client->number)
             on_reply(client, message);
     }
@@ -456,7 +480,8 @@ void ss_control_route_status(ss_route_proc *route) {
     }
 }
 
-/* The mark may have been applied just before the process died, unsaid: a new one is met again for certain. */
+/* The mark may have been applied just before the process died, unsaid: a new one is met again for
+ * certain. */
 void ss_control_route_started(ss_route_proc *route) {
     for (ss_client *client = route->sup->clients; client; client = client->next)
         if (client->route == route && client->waits == FOR_MARK)
@@ -471,14 +496,16 @@ void ss_control_route_ended(ss_route_proc *route) {
         if (client->waits == FOR_REPLY && (strcmp(client->command, "pause") == 0))
             done(client); /* nothing is being applied, and its next process is told first of all */
         else if (client->waits == FOR_REPLY || client->waits == FOR_VERIFY)
-            refuse(client, SS_EXIT_AGAIN, "SS-APP-0022", "The process of route %s %s meanwhile: try again.",
-                   route->config->name, route->ended);
+            refuse(client, SS_EXIT_AGAIN, "SS-APP-0022",
+                   "The process of route %s %s meanwhile: try again.", route->config->name,
+                   route->ended);
     }
 }
 
-/* ---- the socket ------------------------------------------------------------------------------------------------ */
+/* ---- the socket ------------------------------------------------------------------------------ */
 
-static void on_accept(struct evconnlistener *listener, evutil_socket_t fd, struct sockaddr *addr, int len, void *ctx) {
+static void on_accept(struct evconnlistener *listener, evutil_socket_t fd, struct sockaddr *addr,
+                      int len, void *ctx) {
     ss_supervisor *sup = ctx;
     struct timeval patience = {REQUEST_PATIENCE_S, 0};
     (void)listener;
@@ -496,7 +523,8 @@ static void on_accept(struct evconnlistener *listener, evutil_socket_t fd, struc
     sup->clients = client;
     sup->client_count++;
     client->timer = evtimer_new(sup->base, on_timer, client);
-    client->link = bufferevent_socket_new(sup->base, fd, BEV_OPT_CLOSE_ON_FREE | BEV_OPT_DEFER_CALLBACKS);
+    client->link =
+        bufferevent_socket_new(sup->base, fd, BEV_OPT_CLOSE_ON_FREE | BEV_OPT_DEFER_CALLBACKS);
     if (!client->link)
         close(fd);
     if (!client->timer || !client->link) {
@@ -508,7 +536,8 @@ static void on_accept(struct evconnlistener *listener, evutil_socket_t fd, struc
     evtimer_add(client->timer, &patience);
 }
 
-ss_status ss_control_path(const ss_applier_config *config, char ret[SS_SOCKET_PATH_MAX + 1], ss_error *reterr) {
+ss_status ss_control_path(const ss_applier_config *config, char ret[SS_SOCKET_PATH_MAX + 1],
+                          ss_error *reterr) {
     char path[4096];
     if (config->control_socket)
         (void)snprintf(path, sizeof(path), "%s", config->control_socket);
@@ -518,7 +547,8 @@ ss_status ss_control_path(const ss_applier_config *config, char ret[SS_SOCKET_PA
         (void)snprintf(path, sizeof(path), "%s/applier.sock", config->spool_path);
     if (strlen(path) > SS_SOCKET_PATH_MAX)
         return ss_fail(reterr, SS_STOP, "SS-APP-0006",
-                       "The control socket %s would be longer than %d bytes, which a socket's path may have: set "
+                       "The control socket %s would be longer than %d bytes, which a socket's path "
+                       "may have: set "
                        "control: {socket: …} in %s to a shorter one.",
                        path, SS_SOCKET_PATH_MAX, config->path);
     memcpy(ret, path, strlen(path) + 1);
@@ -540,8 +570,8 @@ ss_status ss_control_open(ss_supervisor *sup, ss_error *reterr) {
     if (err == 0 && (chmod(sup->socket_path, 0660) < 0 || listen(fd, 64) < 0))
         err = errno;
     if (err == 0) {
-        sup->listener = evconnlistener_new(sup->base, on_accept, sup, LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC,
-                                           0, fd);
+        sup->listener = evconnlistener_new(sup->base, on_accept, sup,
+                                           LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 0, fd);
         err = sup->listener ? 0 : ENOMEM;
     }
     if (err == 0)
@@ -549,7 +579,8 @@ ss_status ss_control_open(ss_supervisor *sup, ss_error *reterr) {
     if (fd >= 0)
         close(fd);
     return ss_fail_sys(reterr, SS_STOP, "SS-APP-0012", err,
-                       "The control socket %s cannot be opened; give the applier write rights in its directory, or set "
+                       "The control socket %s cannot be opened; give the applier write rights in "
+                       "its directory, or set "
                        "control: {socket: …}",
                        sup->socket_path);
 }

@@ -1,9 +1,10 @@
-/* The processes of the routes: spawn, listen, restart, stop. One route's end never touches another. Runs in the
- * supervisor's loop.
+/* The processes of the routes: spawn, listen, restart, stop. One route's end never touches another.
+ * Runs in the supervisor's loop.
  *
- * Why a killed supervisor leaves no route behind that writes beside its successor's: a route asks the kernel for SIGKILL at
- * its parent's death (PR_SET_PDEATHSIG, applier_main.c) and ends at EOF of descriptor 3. Being killed at any instant loses
- * nothing (promise 1), because progress and rows are one target transaction. */
+ * Why a killed supervisor leaves no route behind that writes beside its successor's: a route asks
+ * the kernel for SIGKILL at its parent's death (PR_SET_PDEATHSIG, applier_main.c) and ends at EOF
+ * of descriptor 3. Being killed at any instant loses nothing (promise 1), because progress and rows
+ * are one target transaction. */
 #include "applier/supervisor.h"
 
 #include "sidespool/log.h"
@@ -23,14 +24,16 @@ enum { RESTART_LEAST_MS = 200, RESTART_MOST_MS = 30000, RUN_IS_GOOD_S = 60 };
 
 static void start_route(ss_route_proc *route);
 
-/* ---- what a route says ----------------------------------------------------------------------------------------- */
+/* ---- what a route says ----------------------------------------------------------------------- */
 
-/* Rows loaded a second, smoothed over some ten seconds, for the copy's ETA: a route tells counts alone. */
+/* Rows loaded a second, smoothed over some ten seconds, for the copy's ETA: a route tells counts
+ * alone. */
 static void measure_copy(ss_route_proc *route) {
     double rows = 0, bytes = 0;
     size_t i;
     json_t *table;
-    json_array_foreach(json_object_get(json_object_get(route->status, "tables"), "list"), i, table) {
+    json_array_foreach(json_object_get(json_object_get(route->status, "tables"), "list"), i,
+                       table) {
         rows += (double)ss_json_int(table, "rows");
         bytes += (double)ss_json_int(table, "bytes");
     }
@@ -42,7 +45,8 @@ static void measure_copy(ss_route_proc *route) {
         if (route->copy_rows_s <= 0 && route->copy_bytes_s <= 0)
             weight = 1;
         route->copy_rows_s += weight * ((rows - route->sample_rows) / seconds - route->copy_rows_s);
-        route->copy_bytes_s += weight * ((bytes - route->sample_bytes) / seconds - route->copy_bytes_s);
+        route->copy_bytes_s +=
+            weight * ((bytes - route->sample_bytes) / seconds - route->copy_bytes_s);
     } else {
         return;
     }
@@ -63,7 +67,8 @@ static void on_status(ss_route_proc *route, json_t *status) {
 static void on_line(ss_route_proc *route, const char *line, size_t len) {
     json_t *message = json_loadb(line, len, 0, NULL);
     if (!json_is_object(message)) {
-        SS_LOG(SS_WARN, "route_line_unreadable", SS_S("route", route->config->name), SS_U("bytes", len));
+        SS_LOG(SS_WARN, "route_line_unreadable", SS_S("route", route->config->name),
+               SS_U("bytes", len));
     } else {
         route->seen_us = ss_wall_us();
         json_t *status = json_object_get(message, "status");
@@ -121,19 +126,25 @@ static void on_timer(evutil_socket_t fd, short what, void *ctx) {
         return;
     }
     SS_LOG(SS_WARN, "route_killed", SS_S("route", route->config->name), SS_I("pid", route->pid),
-           SS_S("reason", route->sup->stopping ? "it did not end when asked to" : "it closed its line to us"));
+           SS_S("reason", route->sup->stopping ? "it did not end when asked to"
+                                               : "it closed its line to us"));
     (void)kill(route->pid, SIGKILL);
 }
 
-/* ---- spawning -------------------------------------------------------------------------------------------------- */
+/* ---- spawning -------------------------------------------------------------------------------- */
 
-/* A process group of its own, so that ^C at a terminal reaches the supervisor alone, which then stops the routes in order. */
+/* A process group of its own, so that ^C at a terminal reaches the supervisor alone, which then
+ * stops the routes in order. */
 static int spawn_process(ss_route_proc *route, int fd, pid_t *ret) {
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attr;
     sigset_t none, all;
-    char *argv[] = {(char *)"sidespool-applier", (char *)"--config", (char *)(uintptr_t)route->sup->config->path,
-                    (char *)"--route", (char *)(uintptr_t)route->config->name, NULL};
+    char *argv[] = {(char *)"sidespool-applier",
+                    (char *)"--config",
+                    (char *)(uintptr_t)route->sup->config->path,
+                    (char *)"--route",
+                    (char *)(uintptr_t)route->config->name,
+                    NULL};
     int err = posix_spawn_file_actions_init(&actions);
     if (err != 0)
         return err;
@@ -146,7 +157,8 @@ static int spawn_process(ss_route_proc *route, int fd, pid_t *ret) {
     (void)sigfillset(&all);
     err = posix_spawn_file_actions_adddup2(&actions, fd, 3);
     if (err == 0)
-        err = posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+        err = posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK |
+                                                  POSIX_SPAWN_SETSIGDEF);
     if (err == 0)
         err = posix_spawnattr_setpgroup(&attr, 0);
     if (err == 0)
@@ -169,8 +181,8 @@ static void start_later(ss_route_proc *route) {
 static void start_failed(ss_route_proc *route, int err) {
     (void)snprintf(route->ended, sizeof(route->ended), "could not be started: %s", strerror(err));
     route->ended_us = ss_wall_us();
-    SS_LOG(SS_ERROR, "route_not_started", SS_S("route", route->config->name), SS_S("code", "SS-APP-0010"),
-           SS_S("error", strerror(err)));
+    SS_LOG(SS_ERROR, "route_not_started", SS_S("route", route->config->name),
+           SS_S("code", "SS-APP-0010"), SS_S("error", strerror(err)));
     start_later(route);
 }
 
@@ -199,8 +211,8 @@ static void start_route(ss_route_proc *route) {
     bufferevent_setcb(route->link, on_read, NULL, on_event, route);
     bufferevent_enable(route->link, EV_READ | EV_WRITE);
     route->started_us = route->seen_us = route->progress_us = ss_wall_us();
-    SS_LOG(SS_INFO, "route_started", SS_S("route", route->config->name), SS_S("source", route->config->source),
-           SS_I("pid", route->pid));
+    SS_LOG(SS_INFO, "route_started", SS_S("route", route->config->name),
+           SS_S("source", route->config->source), SS_I("pid", route->pid));
     if (route->paused)
         (void)ss_route_send(route, json_pack("{s:s}", "cmd", "pause"));
     ss_control_route_started(route);
@@ -213,12 +225,14 @@ static const char *signal_name(int number) {
 
 static void on_ended(ss_route_proc *route, int how) {
     if (WIFSIGNALED(how))
-        (void)snprintf(route->ended, sizeof(route->ended), "was killed by SIG%s", signal_name(WTERMSIG(how)));
+        (void)snprintf(route->ended, sizeof(route->ended), "was killed by SIG%s",
+                       signal_name(WTERMSIG(how)));
     else
-        (void)snprintf(route->ended, sizeof(route->ended), "ended with exit code %d", WEXITSTATUS(how));
+        (void)snprintf(route->ended, sizeof(route->ended), "ended with exit code %d",
+                       WEXITSTATUS(how));
     route->ended_us = ss_wall_us();
-    SS_LOG(route->sup->stopping ? SS_INFO : SS_WARN, "route_ended", SS_S("route", route->config->name),
-           SS_I("pid", route->pid), SS_S("how", route->ended));
+    SS_LOG(route->sup->stopping ? SS_INFO : SS_WARN, "route_ended",
+           SS_S("route", route->config->name), SS_I("pid", route->pid), SS_S("how", route->ended));
     route->pid = 0;
     (void)evtimer_del(route->timer);
     if (route->sup->stopping) {
@@ -243,11 +257,12 @@ void ss_routes_reap(ss_supervisor *sup) {
     }
 }
 
-/* ---- life ------------------------------------------------------------------------------------------------------ */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 static int paused_path(const ss_route_proc *route, char *out, size_t size) {
     /* A leading dot: no source's directory can have this name. */
-    int len = snprintf(out, size, "%s/.paused-%s", route->sup->config->spool_path, route->config->name);
+    int len =
+        snprintf(out, size, "%s/.paused-%s", route->sup->config->spool_path, route->config->name);
     return len > 0 && (size_t)len < size ? 0 : ENAMETOOLONG;
 }
 
@@ -271,7 +286,8 @@ ss_status ss_route_set_paused(ss_route_proc *route, bool paused, ss_error *reter
     }
     if (err != 0)
         return ss_fail_sys(reterr, SS_STOP, "SS-APP-0011", err,
-                           "Whether route %s is paused cannot be remembered in %s: give the applier write rights there",
+                           "Whether route %s is paused cannot be remembered in %s: give the "
+                           "applier write rights there",
                            route->config->name, route->sup->config->spool_path);
     route->paused = paused;
     return SS_OK;
@@ -290,7 +306,8 @@ ss_status ss_routes_start(ss_supervisor *sup, ss_error *reterr) {
         ss_backoff_init(&route->backoff, RESTART_LEAST_MS, RESTART_MOST_MS, 0);
         route->timer = evtimer_new(sup->base, on_timer, route);
         if (!route->timer)
-            return ss_fail(reterr, SS_STOP, "SS-APP-0008", "Out of memory while starting the routes.");
+            return ss_fail(reterr, SS_STOP, "SS-APP-0008",
+                           "Out of memory while starting the routes.");
         route->paused = paused_path(route, path, sizeof(path)) == 0 && access(path, F_OK) == 0;
     }
     for (size_t i = 0; i < sup->route_count; i++)
@@ -352,9 +369,10 @@ uint64_t ss_route_send(ss_route_proc *route, json_t *command_take) {
     return number;
 }
 
-/* ---- looking at it --------------------------------------------------------------------------------------------- */
+/* ---- looking at it --------------------------------------------------------------------------- */
 
-const char *ss_route_state(const ss_route_proc *route, char *scratch, size_t size, const char **ret_reason) {
+const char *ss_route_state(const ss_route_proc *route, char *scratch, size_t size,
+                           const char **ret_reason) {
     if (route->pid == 0 && route->ended_us > 0) {
         int64_t left = (route->next_start_us - ss_wall_us() + 999999) / 1000000;
         (void)snprintf(scratch, size, "its process %s; it starts again in %lld s", route->ended,
@@ -379,12 +397,14 @@ bool ss_route_is_well(const ss_route_proc *route, int64_t now_us) {
         return true; /* its end is the reason, and the next start is due */
     if (!route->status)
         return now_us - route->started_us < SS_ROUTE_SILENCE_US;
-    if (ss_json_int(route->status, "behind_records") == 0 || *ss_json_text(route->status, "reason", ""))
+    if (ss_json_int(route->status, "behind_records") == 0 ||
+        *ss_json_text(route->status, "reason", ""))
         return true;
     const char *state = ss_json_text(route->status, "state", "");
     bool applying = strcmp(state, "streaming") == 0 || strcmp(state, "catching_up") == 0;
     if (applying && now_us - route->seen_us > SS_ROUTE_SILENCE_US)
         return false;
-    /* Between two of its lines nothing may have moved for good reasons: a slow statement, a large transaction. */
+    /* Between two of its lines nothing may have moved for good reasons: a slow statement, a large
+     * transaction. */
     return now_us - route->progress_us < SS_ROUTE_STANDSTILL_US;
 }

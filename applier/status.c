@@ -1,7 +1,9 @@
-/* `status`: what every route said last, joined with what each agent says now, and a line for each trouble. The document is
- * described in docs/status-json.md and is a contract with people's scripts.
+/* `status`: what every route said last, joined with what each agent says now, and a line for each
+ * trouble. The document is described in docs/status-json.md and is a contract with people's
+ * scripts.
  *
- * Consumers stand in cursors.mdb, a file that must not be mapped here (supervisor.h): a child of ours reads it. */
+ * Consumers stand in cursors.mdb, a file that must not be mapped here (supervisor.h): a child of
+ * ours reads it. */
 #include "applier/supervisor.h"
 
 #include "sidespool/log.h"
@@ -15,16 +17,17 @@
 
 extern char **environ;
 
-#define RETAINED_IS_MUCH (1LL << 30) /* bytes of log that a source keeps for us before it is called a trouble */
+#define RETAINED_IS_MUCH                                                                           \
+    (1LL << 30) /* bytes of log that a source keeps for us before it is called a trouble */
 #define QUIET_US (65LL * 1000000)
-#define CONSUMERS_MOST 65536u        /* bytes read from the child */
+#define CONSUMERS_MOST 65536u /* bytes read from the child */
 
 struct probe {
     ss_status_job *job;
     const char *source;
     ss_agent_link *ask;
-    json_t *agent;        /* the answer; NULL: not yet */
-    pid_t child;          /* reads the consumers */
+    json_t *agent; /* the answer; NULL: not yet */
+    pid_t child;   /* reads the consumers */
     int out;
     struct event *readable;
     struct evbuffer *text;
@@ -40,10 +43,11 @@ struct ss_status_job {
     size_t count;
 };
 
-/* ---- the numbers ----------------------------------------------------------------------------------------------- */
+/* ---- the numbers ----------------------------------------------------------------------------- */
 
-/* Only an agent that streams can say that the source has nothing more; without it time goes on and nobody knows. A quiet
- * source speaks at least twice in its wal_sender_timeout (60 s); one that never does is asked for its distance instead. */
+/* Only an agent that streams can say that the source has nothing more; without it time goes on and
+ * nobody knows. A quiet source speaks at least twice in its wal_sender_timeout (60 s); one that
+ * never does is asked for its distance instead. */
 static bool agent_is_current(const json_t *agent, int64_t now_us) {
     const json_t *distance = json_object_get(json_object_get(agent, "source_status"), "lag_bytes");
     if (strcmp(ss_json_text(agent, "state", ""), "streaming") != 0)
@@ -57,8 +61,10 @@ int64_t ss_status_lag(const json_t *route_status, const json_t *agent, int64_t n
     int64_t sequence = ss_json_int(route_status, "sequence");
     if (as_of <= 0)
         return -1;
-    bool waits = ss_json_int(route_status, "behind_records") > 0 || ss_json_int(agent, "committed") > sequence;
-    if (!waits && agent_is_current(agent, now_us) && strcmp(ss_json_text(route_status, "state", ""), "streaming") == 0)
+    bool waits = ss_json_int(route_status, "behind_records") > 0 ||
+                 ss_json_int(agent, "committed") > sequence;
+    if (!waits && agent_is_current(agent, now_us) &&
+        strcmp(ss_json_text(route_status, "state", ""), "streaming") == 0)
         return 0;
     return now_us > as_of ? now_us - as_of : 0;
 }
@@ -69,13 +75,15 @@ static void sum_tables(const json_t *tables, double *rows, double *rows_estimate
     json_t *table;
     *rows = *rows_estimate = *bytes = *bytes_estimate = 0;
     json_array_foreach(json_object_get(tables, "list"), i, table) {
-        double got = (double)ss_json_int(table, "rows"), want = (double)ss_json_int(table, "rows_estimate");
+        double got = (double)ss_json_int(table, "rows"),
+               want = (double)ss_json_int(table, "rows_estimate");
         double got_bytes = (double)ss_json_int(table, "bytes");
         double want_bytes = (double)ss_json_int(table, "bytes_estimate");
         bool ready = strcmp(ss_json_text(table, "status", ""), "ready") == 0;
         *rows += got;
         *bytes += got_bytes;
-        /* An estimate that was too low, or one of a table that is done, must not make 100 % unreachable. */
+        /* An estimate that was too low, or one of a table that is done, must not make 100 %
+         * unreachable. */
         *rows_estimate += ready || want < got ? got : want;
         *bytes_estimate += ready || want_bytes < got_bytes ? got_bytes : want_bytes;
     }
@@ -85,12 +93,14 @@ static json_t *copy_of(const ss_route_proc *route, const char *state) {
     double rows, rows_estimate, bytes, bytes_estimate;
     if (strcmp(state, "copying") != 0)
         return json_null();
-    sum_tables(json_object_get(route->status, "tables"), &rows, &rows_estimate, &bytes, &bytes_estimate);
-    json_t *eta = route->copy_rows_s > 0 ? json_real((rows_estimate - rows) / route->copy_rows_s) : json_null();
+    sum_tables(json_object_get(route->status, "tables"), &rows, &rows_estimate, &bytes,
+               &bytes_estimate);
+    json_t *eta = route->copy_rows_s > 0 ? json_real((rows_estimate - rows) / route->copy_rows_s)
+                                         : json_null();
     return json_pack("{s:I,s:I,s:I,s:I,s:f,s:f,s:o}", "rows", (json_int_t)rows, "rows_estimate",
                      (json_int_t)rows_estimate, "bytes", (json_int_t)bytes, "bytes_estimate",
-                     (json_int_t)bytes_estimate, "rows_per_second", route->copy_rows_s, "bytes_per_second",
-                     route->copy_bytes_s, "eta_seconds", eta);
+                     (json_int_t)bytes_estimate, "rows_per_second", route->copy_rows_s,
+                     "bytes_per_second", route->copy_bytes_s, "eta_seconds", eta);
 }
 
 static json_t *number_or_null(const json_t *object, const char *key) {
@@ -118,25 +128,29 @@ static json_t *route_object(const ss_route_proc *route, json_t *agent, int64_t n
     json_t *copy = copy_of(route, state);
     json_t *eta = eta_of(status, copy, lag);
     json_t *tables = json_object_get(status, "tables");
-    tables = json_is_object(tables) ? json_incref(tables) : json_pack("{s:i,s:i,s:[]}", "ready", 0, "total", 0, "list");
+    tables = json_is_object(tables) ? json_incref(tables)
+                                    : json_pack("{s:i,s:i,s:[]}", "ready", 0, "total", 0, "list");
     return json_pack(
-        "{s:s,s:s,s:s,s:s,s:s,s:I,s:o,s:I,s:b,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:O}", "route",
-        route->config->name, "source", route->config->source, "target", route->config->target->name, "state", state,
-        "reason", reason, "since", (json_int_t)(since ? since : route->started_us), "pid",
-        route->pid ? json_integer(route->pid) : json_null(), "restarts", (json_int_t)route->restarts, "paused",
-        route->paused, "sequence", number_or_null(status, "sequence"), "committed",
-        number_or_null(status, "committed"), "behind_records", number_or_null(status, "behind_records"),
-        "behind_bytes", number_or_null(status, "behind_bytes"), "as_of", number_or_null(status, "as_of"), "lag_seconds",
-        lag < 0 ? json_null() : json_real((double)lag / 1e6), "rate", number_or_null(status, "rate"), "eta_seconds", eta, "tables",
-        tables, "copy", copy, "agent", agent);
+        "{s:s,s:s,s:s,s:s,s:s,s:I,s:o,s:I,s:b,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:O}",
+        "route", route->config->name, "source", route->config->source, "target",
+        route->config->target->name, "state", state, "reason", reason, "since",
+        (json_int_t)(since ? since : route->started_us), "pid",
+        route->pid ? json_integer(route->pid) : json_null(), "restarts",
+        (json_int_t)route->restarts, "paused", route->paused, "sequence",
+        number_or_null(status, "sequence"), "committed", number_or_null(status, "committed"),
+        "behind_records", number_or_null(status, "behind_records"), "behind_bytes",
+        number_or_null(status, "behind_bytes"), "as_of", number_or_null(status, "as_of"),
+        "lag_seconds", lag < 0 ? json_null() : json_real((double)lag / 1e6), "rate",
+        number_or_null(status, "rate"), "eta_seconds", eta, "tables", tables, "copy", copy, "agent",
+        agent);
 }
 
-/* ---- troubles -------------------------------------------------------------------------------------------------- */
+/* ---- troubles -------------------------------------------------------------------------------- */
 
-static void trouble(json_t *list, const char *kind, const char *route, const char *source, const char *remedy,
-                    const char *fmt, ...) SS_PRINTF(6, 7);
-static void trouble(json_t *list, const char *kind, const char *route, const char *source, const char *remedy,
-                    const char *fmt, ...) {
+static void trouble(json_t *list, const char *kind, const char *route, const char *source,
+                    const char *remedy, const char *fmt, ...) SS_PRINTF(6, 7);
+static void trouble(json_t *list, const char *kind, const char *route, const char *source,
+                    const char *remedy, const char *fmt, ...) {
     char text[1024];
     va_list args;
     va_start(args, fmt);
@@ -146,21 +160,24 @@ static void trouble(json_t *list, const char *kind, const char *route, const cha
     json_t *sentence = NULL;
     for (size_t cut = 0; !sentence && cut < 4 && cut <= len; cut++)
         sentence = json_stringn(text, len - cut); /* a torn last character is no JSON */
-    (void)json_array_append_new(list, json_pack("{s:s,s:s?,s:s?,s:o*,s:s}", "kind", kind, "route", route, "source",
-                                                source, "text", sentence, "remedy", remedy));
+    (void)json_array_append_new(list,
+                                json_pack("{s:s,s:s?,s:s?,s:o*,s:s}", "kind", kind, "route", route,
+                                          "source", source, "text", sentence, "remedy", remedy));
 }
 
 static void trouble_of_process(json_t *list, const ss_route_proc *route, const char *reason) {
     char remedy[256] = "see the log of the applier: journalctl -u sidespool-applier";
     const char *name = route->config->name;
-    if (strstr(route->ended, "SIGBUS") || strstr(route->ended, "SIGABRT") || strstr(route->ended, "SIGSEGV"))
+    if (strstr(route->ended, "SIGBUS") || strstr(route->ended, "SIGABRT") ||
+        strstr(route->ended, "SIGSEGV"))
         (void)snprintf(remedy, sizeof(remedy), "look for damage with: sidespool spool verify %s",
                        route->config->source);
     if (route->pid == 0)
-        trouble(list, "route_down", name, route->config->source, remedy, "Route %s is down: %s.", name, reason);
+        trouble(list, "route_down", name, route->config->source, remedy, "Route %s is down: %s.",
+                name, reason);
     else if (!route->status && route->restarts > 0)
-        trouble(list, "route_down", name, route->config->source, remedy, "Route %s: %s (%llu restarts).", name, reason,
-                (unsigned long long)route->restarts);
+        trouble(list, "route_down", name, route->config->source, remedy,
+                "Route %s: %s (%llu restarts).", name, reason, (unsigned long long)route->restarts);
 }
 
 static void troubles_of_route(json_t *list, const ss_route_proc *route, int64_t now_us) {
@@ -169,27 +186,34 @@ static void troubles_of_route(json_t *list, const ss_route_proc *route, int64_t 
     const char *state = ss_route_state(route, scratch, sizeof(scratch), &reason);
     trouble_of_process(list, route, reason);
     if (strcmp(state, "halted") == 0) {
-        (void)snprintf(remedy, sizeof(remedy), "when its cause is mended: sidespool resume --route %s", name);
+        (void)snprintf(remedy, sizeof(remedy),
+                       "when its cause is mended: sidespool resume --route %s", name);
         trouble(list, "route_halted", name, source, remedy, "Route %s is halted: %s", name,
                 *reason ? reason : "it gives no reason; see its log.");
     } else if (strcmp(state, "waiting_target") == 0) {
-        trouble(list, "target_unreachable", name, source, "changes wait in the spool; the route goes on by itself",
-                "Route %s waits for its target: %s", name, *reason ? reason : "it cannot be reached.");
+        trouble(list, "target_unreachable", name, source,
+                "changes wait in the spool; the route goes on by itself",
+                "Route %s waits for its target: %s", name,
+                *reason ? reason : "it cannot be reached.");
     } else if (route->paused || strcmp(state, "paused") == 0) {
         (void)snprintf(remedy, sizeof(remedy), "sidespool resume --route %s", name);
-        trouble(list, "route_paused", name, source, remedy, "Route %s is paused; changes wait in the spool.", name);
+        trouble(list, "route_paused", name, source, remedy,
+                "Route %s is paused; changes wait in the spool.", name);
     }
     if (!ss_route_is_well(route, now_us)) {
-        (void)snprintf(remedy, sizeof(remedy), "see its log; it is restarted by: kill %d", (int)route->pid);
+        (void)snprintf(remedy, sizeof(remedy), "see its log; it is restarted by: kill %d",
+                       (int)route->pid);
         trouble(list, "route_stalled", name, source, remedy,
                 "Route %s makes no progress though changes wait, and gives no reason.", name);
     }
 }
 
-static void troubles_of_new_tables(json_t *list, const ss_supervisor *sup, const char *source, const json_t *agent) {
+static void troubles_of_new_tables(json_t *list, const ss_supervisor *sup, const char *source,
+                                   const json_t *agent) {
     size_t i;
     json_t *table;
-    json_array_foreach(json_object_get(json_object_get(agent, "source_status"), "new_tables"), i, table) {
+    json_array_foreach(json_object_get(json_object_get(agent, "source_status"), "new_tables"), i,
+                       table) {
         const char *name = json_string_value(table);
         for (size_t k = 0; name && k < sup->route_count; k++) {
             char remedy[512];
@@ -208,39 +232,51 @@ static void troubles_of_source_log(json_t *list, const char *source, const json_
     int64_t retained = ss_json_int(own, "retained_bytes");
     const char *wal = ss_json_text(own, "wal_status", "");
     char remedy[256];
-    (void)snprintf(remedy, sizeof(remedy), "see why the agent does not go on: journalctl -u 'sidespool-*@%s'", source);
+    (void)snprintf(remedy, sizeof(remedy),
+                   "see why the agent does not go on: journalctl -u 'sidespool-*@%s'", source);
     if (strcmp(wal, "lost") == 0 || json_is_false(json_object_get(own, "slot_exists")))
-        trouble(list, "source_gap", NULL, source, "set on_gap: resync in the agent's file, or remove and copy anew",
-                "Source %s no longer holds the log that the copy needs: our slot is lost or gone.", source);
+        trouble(list, "source_gap", NULL, source,
+                "set on_gap: resync in the agent's file, or remove and copy anew",
+                "Source %s no longer holds the log that the copy needs: our slot is lost or gone.",
+                source);
     else if (strcmp(wal, "unreserved") == 0)
         trouble(list, "source_retains", NULL, source, remedy,
                 "Source %s is about to drop the log that our slot needs.", source);
     else if (retained >= RETAINED_IS_MUCH)
-        trouble(list, "source_retains", NULL, source, remedy, "Source %s holds back %.1f GiB of its log for us.",
-                source, (double)retained / (double)(1 << 30));
+        trouble(list, "source_retains", NULL, source, remedy,
+                "Source %s holds back %.1f GiB of its log for us.", source,
+                (double)retained / (double)(1 << 30));
 }
 
-static void troubles_of_agent(json_t *list, const ss_supervisor *sup, const char *source, const json_t *agent) {
-    const char *state = ss_json_text(agent, "state", ""), *reason = ss_json_text(agent, "reason", "");
-    double used = (double)ss_json_int(agent, "spool_used"), quota = (double)ss_json_int(agent, "spool_quota");
+static void troubles_of_agent(json_t *list, const ss_supervisor *sup, const char *source,
+                              const json_t *agent) {
+    const char *state = ss_json_text(agent, "state", ""),
+               *reason = ss_json_text(agent, "reason", "");
+    double used = (double)ss_json_int(agent, "spool_used"),
+           quota = (double)ss_json_int(agent, "spool_quota");
     char remedy[256];
     if (strcmp(state, "absent") == 0 || strcmp(state, "silent") == 0) {
         (void)snprintf(remedy, sizeof(remedy), "systemctl start sidespool-postgres@%s", source);
-        trouble(list, state[0] == 'a' ? "agent_absent" : "agent_silent", NULL, source, remedy, "%s", reason);
+        trouble(list, state[0] == 'a' ? "agent_absent" : "agent_silent", NULL, source, remedy, "%s",
+                reason);
     } else if (strcmp(state, "halted") == 0) {
-        (void)snprintf(remedy, sizeof(remedy), "when its cause is mended: systemctl restart sidespool-postgres@%s",
-                       source);
-        trouble(list, "agent_halted", NULL, source, remedy, "The agent of source %s is halted: %s", source, reason);
+        (void)snprintf(remedy, sizeof(remedy),
+                       "when its cause is mended: systemctl restart sidespool-postgres@%s", source);
+        trouble(list, "agent_halted", NULL, source, remedy, "The agent of source %s is halted: %s",
+                source, reason);
     } else if (strcmp(state, "waiting_source") == 0) {
-        trouble(list, "source_unreachable", NULL, source, "the agent goes on by itself when the source is back",
-                "The agent of source %s waits for it: %s", source, *reason ? reason : "it cannot be reached.");
+        trouble(list, "source_unreachable", NULL, source,
+                "the agent goes on by itself when the source is back",
+                "The agent of source %s waits for it: %s", source,
+                *reason ? reason : "it cannot be reached.");
     } else if (strcmp(state, "spool_full") == 0) {
         trouble(list, "spool_full", NULL, source,
                 "let the routes catch up, raise spool.max_size, or forget consumers that are gone",
-                "The spool of source %s is full (%.1f of %.1f GiB); capture has stopped: %s", source,
-                used / (1 << 30), quota / (1 << 30), reason);
+                "The spool of source %s is full (%.1f of %.1f GiB); capture has stopped: %s",
+                source, used / (1 << 30), quota / (1 << 30), reason);
     } else if (quota > 0 && used > 0.9 * quota) {
-        trouble(list, "spool_nearly_full", NULL, source, "let the routes catch up, or raise spool.max_size",
+        trouble(list, "spool_nearly_full", NULL, source,
+                "let the routes catch up, or raise spool.max_size",
                 "The spool of source %s is %.0f %% full.", source, 100 * used / quota);
     }
     troubles_of_source_log(list, source, agent);
@@ -249,7 +285,8 @@ static void troubles_of_agent(json_t *list, const ss_supervisor *sup, const char
 
 static bool owned(const ss_supervisor *sup, const char *source, const char *consumer) {
     for (size_t i = 0; i < sup->route_count; i++)
-        if (strcmp(sup->routes[i].config->source, source) == 0 && strcmp(sup->routes[i].config->name, consumer) == 0)
+        if (strcmp(sup->routes[i].config->source, source) == 0 &&
+            strcmp(sup->routes[i].config->name, consumer) == 0)
             return true;
     return false;
 }
@@ -264,15 +301,17 @@ static void troubles_of_consumers(json_t *list, const ss_supervisor *sup) {
             const char *consumer = json_string_value(name);
             if (!consumer || owned(sup, source, consumer))
                 continue;
-            (void)snprintf(remedy, sizeof(remedy), "sidespool spool forget --consumer %s %s", consumer, source);
+            (void)snprintf(remedy, sizeof(remedy), "sidespool spool forget --consumer %s %s",
+                           consumer, source);
             trouble(list, "consumer_without_route", NULL, source, remedy,
-                    "Consumer %s of source %s belongs to no route here; what it has not applied is kept for it.",
+                    "Consumer %s of source %s belongs to no route here; what it has not applied is "
+                    "kept for it.",
                     consumer, source);
         }
     }
 }
 
-/* ---- the document ---------------------------------------------------------------------------------------------- */
+/* ---- the document ---------------------------------------------------------------------------- */
 
 json_t *ss_status_document(const ss_supervisor *sup, json_t *agents, int64_t now_us) {
     json_t *routes = json_array(), *troubles = json_array(), *agent;
@@ -283,16 +322,16 @@ json_t *ss_status_document(const ss_supervisor *sup, json_t *agents, int64_t now
         (void)json_array_append_new(routes, route_object(route, agent, now_us));
         troubles_of_route(troubles, route, now_us);
     }
-    json_object_foreach(agents, source, agent)
-        troubles_of_agent(troubles, sup, source, agent);
+    json_object_foreach(agents, source, agent) troubles_of_agent(troubles, sup, source, agent);
     troubles_of_consumers(troubles, sup);
-    return json_pack("{s:b,s:i,s:i,s:I,s:{s:s,s:i,s:I,s:s,s:s,s:s},s:o,s:o}", "ok", 1, "exit", SS_EXIT_DONE, "version",
-                     1, "now", (json_int_t)now_us, "applier", "version", SS_VERSION, "pid", (int)getpid(), "since",
-                     (json_int_t)sup->started_us, "config", sup->config->path, "spool", sup->config->spool_path,
-                     "socket", sup->socket_path, "routes", routes, "troubles", troubles);
+    return json_pack("{s:b,s:i,s:i,s:I,s:{s:s,s:i,s:I,s:s,s:s,s:s},s:o,s:o}", "ok", 1, "exit",
+                     SS_EXIT_DONE, "version", 1, "now", (json_int_t)now_us, "applier", "version",
+                     SS_VERSION, "pid", (int)getpid(), "since", (json_int_t)sup->started_us,
+                     "config", sup->config->path, "spool", sup->config->spool_path, "socket",
+                     sup->socket_path, "routes", routes, "troubles", troubles);
 }
 
-/* ---- asking ---------------------------------------------------------------------------------------------------- */
+/* ---- asking ---------------------------------------------------------------------------------- */
 
 static void child_done(struct probe *probe) {
     if (probe->readable)
@@ -314,8 +353,9 @@ static void job_finish(ss_status_job *job) {
     for (size_t i = 0; i < job->count; i++) {
         struct probe *probe = &job->probes[i];
         if (!probe->agent)
-            probe->agent = json_pack("{s:s,s:s}", "state", "silent", "reason",
-                                     "The agent did not answer in time; it may be busy or stopped.");
+            probe->agent =
+                json_pack("{s:s,s:s}", "state", "silent", "reason",
+                          "The agent did not answer in time; it may be busy or stopped.");
         (void)json_object_set(agents, probe->source, probe->agent);
         child_done(probe);
         if (probe->consumers) {
@@ -350,10 +390,12 @@ static void on_agent(void *ctx, json_t *answer, bool absent, const char *error) 
         probe->agent = json_incref(answer);
         (void)json_object_del(probe->agent, "ok");
     } else if (answer) {
-        probe->agent = json_pack("{s:s,s:s}", "state", "silent", "reason",
-                                 ss_json_text(answer, "error", "The agent refused to tell its status."));
+        probe->agent =
+            json_pack("{s:s,s:s}", "state", "silent", "reason",
+                      ss_json_text(answer, "error", "The agent refused to tell its status."));
     } else {
-        probe->agent = json_pack("{s:s,s:s}", "state", absent ? "absent" : "silent", "reason", error);
+        probe->agent =
+            json_pack("{s:s,s:s}", "state", absent ? "absent" : "silent", "reason", error);
     }
     job_look(probe->job);
 }
@@ -375,12 +417,14 @@ static void on_child(evutil_socket_t fd, short what, void *ctx) {
     job_look(probe->job);
 }
 
-/* A failure here leaves the consumers unknown this time, which costs a line of advice and nothing else. */
+/* A failure here leaves the consumers unknown this time, which costs a line of advice and nothing
+ * else. */
 static void start_child(struct probe *probe) {
     ss_supervisor *sup = probe->job->sup;
     posix_spawn_file_actions_t actions;
-    char *argv[] = {(char *)"sidespool-applier", (char *)"--config", (char *)(uintptr_t)sup->config->path,
-                    (char *)"--consumers", (char *)(uintptr_t)probe->source, NULL};
+    char *argv[] = {(char *)"sidespool-applier",          (char *)"--config",
+                    (char *)(uintptr_t)sup->config->path, (char *)"--consumers",
+                    (char *)(uintptr_t)probe->source,     NULL};
     char path[4096];
     int pair[2];
     (void)snprintf(path, sizeof(path), "%s/%s/cursors.mdb", sup->config->spool_path, probe->source);
@@ -413,8 +457,8 @@ static bool start_probes(ss_status_job *job) {
             continue;
         struct probe *probe = &job->probes[job->count++];
         *probe = (struct probe){.job = job, .source = source, .out = -1};
-        probe->ask = ss_agent_link_new(sup, source, json_pack("{s:s}", "op", "status"), SS_AGENT_TIMEOUT_MS, on_agent,
-                                      probe);
+        probe->ask = ss_agent_link_new(sup, source, json_pack("{s:s}", "op", "status"),
+                                       SS_AGENT_TIMEOUT_MS, on_agent, probe);
         if (!probe->ask)
             return false;
         start_child(probe);
@@ -458,7 +502,7 @@ void ss_status_job_free(ss_status_job *job) {
     free(job);
 }
 
-/* ---- in the child ---------------------------------------------------------------------------------------------- */
+/* ---- in the child ---------------------------------------------------------------------------- */
 
 static void add_name(void *ctx, const char *consumer, uint64_t copy, uint64_t stream) {
     (void)copy;

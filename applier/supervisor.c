@@ -1,4 +1,5 @@
-/* The supervisor: one event loop over the routes' processes, the control socket, signals and systemd's watchdog. */
+/* The supervisor: one event loop over the routes' processes, the control socket, signals and
+ * systemd's watchdog. */
 #include "applier/supervisor.h"
 
 #include "sidespool/log.h"
@@ -30,8 +31,8 @@ int64_t ss_json_int(const json_t *object, const char *key) {
 
 /* ---- one supervisor for each control socket -------------------------------------------------- */
 
-/* The flock, not the socket, says that somebody is there: a socket file outlives its process, a lock does not. The file is
- * never removed, because a lock on a removed name excludes nobody. */
+/* The flock, not the socket, says that somebody is there: a socket file outlives its process, a
+ * lock does not. The file is never removed, because a lock on a removed name excludes nobody. */
 static ss_status take_lock(ss_supervisor *sup, ss_error *reterr) {
     char path[SS_SOCKET_PATH_MAX + 8];
     (void)snprintf(path, sizeof(path), "%s.lock", sup->socket_path);
@@ -87,7 +88,8 @@ static bool on_alive(void *ctx) {
         if (ss_route_is_well(&sup->routes[i], now))
             continue;
         SS_LOG(SS_ERROR, "route_stalled", SS_S("route", sup->routes[i].config->name),
-               SS_S("code", "SS-APP-0014"), SS_I("silent_s", (now - sup->routes[i].seen_us) / 1000000));
+               SS_S("code", "SS-APP-0014"),
+               SS_I("silent_s", (now - sup->routes[i].seen_us) / 1000000));
         return false;
     }
     return true;
@@ -95,19 +97,22 @@ static bool on_alive(void *ctx) {
 
 /* One line for `systemctl status`: how many routes are in which state. */
 static void on_tick(evutil_socket_t fd, short what, void *ctx) {
-    static const char *const states[] = {"streaming",      "copying",        "catching_up", "paused",  "starting",
-                                         "waiting_target", "waiting_source", "spool_full",  "halted"};
+    static const char *const states[] = {"streaming",      "copying",    "catching_up",
+                                         "paused",         "starting",   "waiting_target",
+                                         "waiting_source", "spool_full", "halted"};
     ss_supervisor *sup = ctx;
     char text[256];
     (void)fd;
     (void)what;
-    int len = snprintf(text, sizeof(text), "%zu route%s:", sup->route_count, sup->route_count == 1 ? "" : "s");
+    int len = snprintf(text, sizeof(text), "%zu route%s:", sup->route_count,
+                       sup->route_count == 1 ? "" : "s");
     for (size_t k = 0; k < sizeof(states) / sizeof(states[0]); k++) {
         size_t count = 0;
         for (size_t i = 0; i < sup->route_count; i++) {
             char scratch[768];
             const char *reason;
-            count += strcmp(ss_route_state(&sup->routes[i], scratch, sizeof(scratch), &reason), states[k]) == 0;
+            count += strcmp(ss_route_state(&sup->routes[i], scratch, sizeof(scratch), &reason),
+                            states[k]) == 0;
         }
         if (count > 0 && len > 0 && (size_t)len < sizeof(text))
             len += snprintf(text + len, sizeof(text) - (size_t)len, " %zu %s", count, states[k]);

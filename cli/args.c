@@ -1,4 +1,5 @@
-/* Arguments: each command knows which options it takes; every error says what is wrong and shows the right usage. */
+/* Arguments: each command knows which options it takes; every error says what is wrong and shows
+ * the right usage. */
 #include "cli/cli.h"
 
 #include <errno.h>
@@ -7,28 +8,37 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { TAKES_ROUTE = 1, TAKES_JSON = 2, TAKES_WATCH = 4, TAKES_TIMEOUT = 8, TAKES_FROM = 16, TAKES_WORDS = 32,
-       TAKES_MARKDOWN = 64 };
+enum {
+    TAKES_ROUTE = 1,
+    TAKES_JSON = 2,
+    TAKES_WATCH = 4,
+    TAKES_TIMEOUT = 8,
+    TAKES_FROM = 16,
+    TAKES_WORDS = 32,
+    TAKES_MARKDOWN = 64
+};
 
 static const struct command {
     const char *name, *usage, *help;
     unsigned takes;
 } commands[] = {
-    {"status", "sidespool status [--json] [--watch]", "every route and its agent, and a line for each trouble",
-     TAKES_JSON | TAKES_WATCH},
+    {"status", "sidespool status [--json] [--watch]",
+     "every route and its agent, and a line for each trouble", TAKES_JSON | TAKES_WATCH},
     {"wait", "sidespool wait --route R [--timeout S]",
-     "until the target holds all that the source had committed at the call", TAKES_ROUTE | TAKES_TIMEOUT},
+     "until the target holds all that the source had committed at the call",
+     TAKES_ROUTE | TAKES_TIMEOUT},
     {"pause", "sidespool pause --route R", "stop applying; changes wait in the spool", TAKES_ROUTE},
     {"resume", "sidespool resume --route R", "go on after a pause or a halt", TAKES_ROUTE},
-    {"resync", "sidespool resync --route R [TABLE…]", "copy tables anew; readers see the old rows until then",
-     TAKES_ROUTE | TAKES_WORDS},
-    {"verify", "sidespool verify --route R [--json] [TABLE…]", "compare every cell of source and target",
-     TAKES_ROUTE | TAKES_JSON | TAKES_WORDS},
-    {"replay", "sidespool replay --route R --from SEQ", "apply again from a sequence that the spool still holds",
-     TAKES_ROUTE | TAKES_FROM},
-    {"spool", "sidespool spool ls | dump | verify | trim | forget …", "look into the spool; see `sidespool spool --help`",
-     TAKES_WORDS},
-    {"explain", "sidespool explain CODE", "what an error code means, and its cure", TAKES_WORDS | TAKES_MARKDOWN},
+    {"resync", "sidespool resync --route R [TABLE…]",
+     "copy tables anew; readers see the old rows until then", TAKES_ROUTE | TAKES_WORDS},
+    {"verify", "sidespool verify --route R [--json] [TABLE…]",
+     "compare every cell of source and target", TAKES_ROUTE | TAKES_JSON | TAKES_WORDS},
+    {"replay", "sidespool replay --route R --from SEQ",
+     "apply again from a sequence that the spool still holds", TAKES_ROUTE | TAKES_FROM},
+    {"spool", "sidespool spool ls | dump | verify | trim | forget …",
+     "look into the spool; see `sidespool spool --help`", TAKES_WORDS},
+    {"explain", "sidespool explain CODE", "what an error code means, and its cure",
+     TAKES_WORDS | TAKES_MARKDOWN},
 };
 
 static const struct command *find_command(const char *name) {
@@ -46,7 +56,8 @@ void ss_cli_usage(ss_buf *out) {
                    "\n  --config FILE   the applier's file (default /etc/sidespool/applier.yaml)\n"
                    "  --help          this text\n"
                    "  --version       the version\n"
-                   "\nExit codes: 0 done, 1 the thing asked about is not so, 2 usage, 69 daemon absent, 74 I/O,\n"
+                   "\nExit codes: 0 done, 1 the thing asked about is not so, 2 usage, 69 daemon "
+                   "absent, 74 I/O,\n"
                    "75 try again, 77 refused, 78 configuration.\n");
 }
 
@@ -57,7 +68,8 @@ static bool wrong(ss_buf *out, const struct command *command, const char *fmt, .
     va_start(args, fmt);
     (void)vsnprintf(text, sizeof(text), fmt, args);
     va_end(args);
-    ss_buf_printf(out, "sidespool: %s%s%s\n", command ? command->name : "", command ? ": " : "", text);
+    ss_buf_printf(out, "sidespool: %s%s%s\n", command ? command->name : "", command ? ": " : "",
+                  text);
     if (command)
         ss_buf_printf(out, "Usage: %s\n", command->usage);
     else
@@ -87,7 +99,17 @@ static const char *nearest(const char *name) {
     return best;
 }
 
-enum { OPT_CONFIG = 1, OPT_ROUTE, OPT_JSON, OPT_WATCH, OPT_TIMEOUT, OPT_FROM, OPT_HELP, OPT_VERSION, OPT_MARKDOWN };
+enum {
+    OPT_CONFIG = 1,
+    OPT_ROUTE,
+    OPT_JSON,
+    OPT_WATCH,
+    OPT_TIMEOUT,
+    OPT_FROM,
+    OPT_HELP,
+    OPT_VERSION,
+    OPT_MARKDOWN
+};
 
 static const struct option long_options[] = {{"config", required_argument, NULL, OPT_CONFIG},
                                              {"route", required_argument, NULL, OPT_ROUTE},
@@ -111,7 +133,8 @@ static bool take_from(const char *text, uint64_t *ret) {
 }
 
 /* false: a value that cannot be read; the sentence is in out. */
-static bool take_option(int option, const char *value, ss_cli_args *args, unsigned *given, ss_buf *out) {
+static bool take_option(int option, const char *value, ss_cli_args *args, unsigned *given,
+                        ss_buf *out) {
     switch (option) {
     case OPT_CONFIG:
         args->config = value;
@@ -143,7 +166,9 @@ static bool take_option(int option, const char *value, ss_cli_args *args, unsign
         *given |= TAKES_TIMEOUT;
         if (ss_parse_seconds(value, &args->timeout))
             return true;
-        return wrong(out, NULL, "--timeout wants seconds or a duration such as 30, 90s or 5m, not \"%.40s\".", value);
+        return wrong(out, NULL,
+                     "--timeout wants seconds or a duration such as 30, 90s or 5m, not \"%.40s\".",
+                     value);
     default:
         *given |= TAKES_FROM;
         if (take_from(value, &args->from))
@@ -152,10 +177,14 @@ static bool take_option(int option, const char *value, ss_cli_args *args, unsign
     }
 }
 
-static bool check_command(const struct command *command, const ss_cli_args *args, unsigned given, ss_buf *out) {
-    static const struct { unsigned bit; const char *name; } names[] = {
-        {TAKES_ROUTE, "--route"},     {TAKES_JSON, "--json"}, {TAKES_WATCH, "--watch"},
-        {TAKES_TIMEOUT, "--timeout"}, {TAKES_FROM, "--from"}, {TAKES_MARKDOWN, "--markdown"}};
+static bool check_command(const struct command *command, const ss_cli_args *args, unsigned given,
+                          ss_buf *out) {
+    static const struct {
+        unsigned bit;
+        const char *name;
+    } names[] = {{TAKES_ROUTE, "--route"}, {TAKES_JSON, "--json"},
+                 {TAKES_WATCH, "--watch"}, {TAKES_TIMEOUT, "--timeout"},
+                 {TAKES_FROM, "--from"},   {TAKES_MARKDOWN, "--markdown"}};
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
         if ((given & names[i].bit) && !(command->takes & names[i].bit))
             return wrong(out, command, "takes no %s.", names[i].name);
@@ -196,7 +225,8 @@ bool ss_cli_parse(int argc, char **argv, ss_cli_args *ret, ss_buf *out) {
         return check_command(command, ret, given, out);
     const char *near = nearest(ret->command);
     if (near)
-        return wrong(out, NULL, "There is no command \"%.80s\"; did you mean \"%s\"?", ret->command, near);
+        return wrong(out, NULL, "There is no command \"%.80s\"; did you mean \"%s\"?", ret->command,
+                     near);
     return wrong(out, NULL, "There is no command \"%.80s\".", ret->command);
 }
 

@@ -26,8 +26,9 @@ static int print_out(FILE *file, ss_buf *text, int exit_code) {
 static void say_refused(const json_t *answer, ss_buf *out) {
     const char *code = json_string_value(json_object_get(answer, "code"));
     const char *error = json_string_value(json_object_get(answer, "error"));
-    ss_buf_printf(out, "sidespool: %s%s%s%s\n", error ? error : "The applier refused without saying why.",
-                  code ? " (" : "", code ? code : "", code ? ")" : "");
+    ss_buf_printf(out, "sidespool: %s%s%s%s\n",
+                  error ? error : "The applier refused without saying why.", code ? " (" : "",
+                  code ? code : "", code ? ")" : "");
 }
 
 /* ---- status ---------------------------------------------------------------------------------- */
@@ -43,7 +44,8 @@ static void put_json(const json_t *document, ss_buf *out) {
 
 static int status_once(const ss_cli_args *args, bool fancy, ss_buf *out, ss_buf *errors) {
     json_t *answer;
-    int exit_code = ss_cli_ask(args, json_pack("{s:s}", "cmd", "status"), NULL, NULL, &answer, errors);
+    int exit_code =
+        ss_cli_ask(args, json_pack("{s:s}", "cmd", "status"), NULL, NULL, &answer, errors);
     if (answer && exit_code != SS_EXIT_DONE) {
         say_refused(answer, errors);
     } else if (answer) {
@@ -86,7 +88,8 @@ static int watch(const ss_cli_args *args, bool fancy) {
     do {
         /* An applier that is away shows in the picture: it may come back. */
         exit_code = status_once(args, fancy, &picture, &picture);
-        if (exit_code == SS_EXIT_CONFIG || exit_code == SS_EXIT_REFUSED || exit_code == SS_EXIT_USAGE)
+        if (exit_code == SS_EXIT_CONFIG || exit_code == SS_EXIT_REFUSED ||
+            exit_code == SS_EXIT_USAGE)
             break;
         if (draws)
             redraw(&picture, &out);
@@ -113,12 +116,15 @@ static void show_progress(void *ctx, const json_t *progress) {
     const char *state = json_string_value(json_object_get(progress, "state"));
     const char *reason = json_string_value(json_object_get(progress, "reason"));
     const json_t *behind = json_object_get(progress, "behind_records");
-    const json_t *done = json_object_get(progress, "done"), *total = json_object_get(progress, "total");
+    const json_t *done = json_object_get(progress, "done"),
+                 *total = json_object_get(progress, "total");
     (void)fprintf(stderr, "\r\033[K%s", verb);
     if (state)
-        (void)fprintf(stderr, ": %s%s%.80s", state, reason && *reason ? ": " : "", reason ? reason : "");
+        (void)fprintf(stderr, ": %s%s%.80s", state, reason && *reason ? ": " : "",
+                      reason ? reason : "");
     if (json_is_integer(behind))
-        (void)fprintf(stderr, ", %s records behind", ss_format_count(json_integer_value(behind)).text);
+        (void)fprintf(stderr, ", %s records behind",
+                      ss_format_count(json_integer_value(behind)).text);
     if (step)
         (void)fprintf(stderr, ": %.80s", step);
     if (table)
@@ -176,10 +182,13 @@ static int route_command(const ss_cli_args *args) {
 static void put_catalogue(ss_buf *out) {
     size_t count;
     const ss_error_entry *entries = ss_error_table(&count);
-    ss_buf_put_str(out, "# Error codes\n\nEvery code, what it means, and its cure. `sidespool explain CODE` prints the same. "
-                        "Codes are stable.\nThis file is generated: `sidespool explain --markdown`.\n");
+    ss_buf_put_str(out,
+                   "# Error codes\n\nEvery code, what it means, and its cure. `sidespool explain "
+                   "CODE` prints the same. "
+                   "Codes are stable.\nThis file is generated: `sidespool explain --markdown`.\n");
     for (size_t i = 0; i < count; i++)
-        ss_buf_printf(out, "\n## %s\n\n%s\n\n**Cure:** %s\n", entries[i].code, entries[i].meaning, entries[i].cure);
+        ss_buf_printf(out, "\n## %s\n\n%s\n\n**Cure:** %s\n", entries[i].code, entries[i].meaning,
+                      entries[i].cure);
 }
 
 static int explain(const ss_cli_args *args, ss_buf *out) {
@@ -201,7 +210,8 @@ static int explain(const ss_cli_args *args, ss_buf *out) {
     return print_out(stdout, out, SS_EXIT_DONE);
 }
 
-/* `spool` reads its own options (spool/spool_command.c), --config among them; one that stands before the word is put behind. */
+/* `spool` reads its own options (spool/spool_command.c), --config among them; one that stands
+ * before the word is put behind. */
 static int spool(int argc, char **argv, int at) {
     char **words = calloc((size_t)argc + 1, sizeof(*words));
     int count = 0;

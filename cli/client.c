@@ -1,4 +1,5 @@
-/* Talks to the applier: one request, progress lines, one last line. Blocking; a person may end it with ^C at any time. */
+/* Talks to the applier: one request, progress lines, one last line. Blocking; a person may end it
+ * with ^C at any time. */
 #include "applier/applier_config.h"
 #include "cli/cli.h"
 
@@ -40,20 +41,26 @@ void ss_cli_say(ss_buf *out, const char *code, const char *fmt, ...) {
 
 static int say_absent(const char *path, int err, const ss_cli_args *args, ss_buf *out) {
     if (err == EACCES || err == EPERM) {
-        ss_cli_say(out, "SS-CLI-0002",
-                   "You may not speak to the applier at %s: join its group (usermod -aG sidespool USER), "
-                           "or use sudo.", path);
+        ss_cli_say(
+            out, "SS-CLI-0002",
+            "You may not speak to the applier at %s: join its group (usermod -aG sidespool USER), "
+            "or use sudo.",
+            path);
         return SS_EXIT_REFUSED;
     }
     if (err == ENAMETOOLONG) {
-        ss_cli_say(out, "SS-CLI-0003",
-                   "The control socket %s is longer than the %d bytes that a socket's path may have: set "
-                           "control: {socket: …}.", path, SS_SOCKET_PATH_MAX);
+        ss_cli_say(
+            out, "SS-CLI-0003",
+            "The control socket %s is longer than the %d bytes that a socket's path may have: set "
+            "control: {socket: …}.",
+            path, SS_SOCKET_PATH_MAX);
         return SS_EXIT_CONFIG;
     }
-    ss_cli_say(out, "SS-CLI-0001",
-               "No sidespool-applier answers at %s: start it with systemctl start sidespool-applier, or "
-                       "sidespool-applier --config %s.", path, args->config);
+    ss_cli_say(
+        out, "SS-CLI-0001",
+        "No sidespool-applier answers at %s: start it with systemctl start sidespool-applier, or "
+        "sidespool-applier --config %s.",
+        path, args->config);
     if (err != ENOENT && err != ECONNREFUSED && err != ENOTDIR)
         ss_buf_printf(out, "sidespool: The system says: %s.\n", strerror(err));
     return SS_EXIT_ABSENT;
@@ -64,9 +71,10 @@ static int say_config(const ss_error *err, ss_buf *out) {
     return SS_EXIT_CONFIG;
 }
 
-/* Where the applier may listen, as it chose itself when the file does not say: in the spool's directory first, because
- * whoever listens there is certainly ours. `paths` has room for two. */
-static int find_sockets(const ss_cli_args *args, char *spool, char paths[2][4096], size_t *ret_count, ss_buf *out) {
+/* Where the applier may listen, as it chose itself when the file does not say: in the spool's
+ * directory first, because whoever listens there is certainly ours. `paths` has room for two. */
+static int find_sockets(const ss_cli_args *args, char *spool, char paths[2][4096],
+                        size_t *ret_count, ss_buf *out) {
     ss_error err = {0};
     ss_applier_config *config = NULL;
     spool[0] = '\0';
@@ -122,7 +130,8 @@ static json_t *take_lines(ss_buf *in, ss_cli_progress progress, void *ctx) {
     }
 }
 
-static int converse(int fd, const char *request, ss_cli_progress progress, void *ctx, json_t **ret, ss_buf *out) {
+static int converse(int fd, const char *request, ss_cli_progress progress, void *ctx, json_t **ret,
+                    ss_buf *out) {
     ss_buf in;
     json_t *last = NULL;
     bool sent = send_all(fd, request) && send_all(fd, "\n");
@@ -139,17 +148,18 @@ static int converse(int fd, const char *request, ss_cli_progress progress, void 
     }
     ss_buf_done(&in);
     if (!last) {
-        ss_cli_say(out, "SS-CLI-0005",
-                   "The applier closed the connection before it had answered; it may just be stopping: "
-                            "see sidespool status.");
+        ss_cli_say(
+            out, "SS-CLI-0005",
+            "The applier closed the connection before it had answered; it may just be stopping: "
+            "see sidespool status.");
         return SS_EXIT_ABSENT;
     }
     *ret = last;
     return (int)json_integer_value(json_object_get(last, "exit"));
 }
 
-int ss_cli_ask(const ss_cli_args *args, json_t *request_take, ss_cli_progress progress, void *ctx, json_t **ret_answer,
-               ss_buf *out) {
+int ss_cli_ask(const ss_cli_args *args, json_t *request_take, ss_cli_progress progress, void *ctx,
+               json_t **ret_answer, ss_buf *out) {
     char paths[2][4096], spool[4096];
     size_t count = 0;
     int err = 0, fd = -1;

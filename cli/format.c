@@ -1,4 +1,5 @@
-/* Numbers as people read them. Rounding is always down for what has been reached, so that nothing looks done too early. */
+/* Numbers as people read them. Rounding is always down for what has been reached, so that nothing
+ * looks done too early. */
 #include "cli/cli.h"
 
 #include <math.h>
@@ -22,9 +23,11 @@ ss_text ss_format_duration(double seconds) {
     else if (whole < 3600)
         (void)snprintf(out.text, sizeof(out.text), "%lld min %lld s", whole / 60, whole % 60);
     else if (whole < 86400)
-        (void)snprintf(out.text, sizeof(out.text), "%lld h %lld min", whole / 3600, whole % 3600 / 60);
+        (void)snprintf(out.text, sizeof(out.text), "%lld h %lld min", whole / 3600,
+                       whole % 3600 / 60);
     else
-        (void)snprintf(out.text, sizeof(out.text), "%lld d %lld h", whole / 86400, whole % 86400 / 3600);
+        (void)snprintf(out.text, sizeof(out.text), "%lld d %lld h", whole / 86400,
+                       whole % 86400 / 3600);
     return out;
 }
 
@@ -91,8 +94,11 @@ ss_text ss_format_time(int64_t us, int64_t now_us) {
 }
 
 bool ss_parse_seconds(const char *text, double *ret) {
-    static const struct { const char *unit; double seconds; } units[] = {
-        {"", 1}, {"ms", 0.001}, {"s", 1}, {"m", 60}, {"min", 60}, {"h", 3600}, {"d", 86400}};
+    static const struct {
+        const char *unit;
+        double seconds;
+    } units[] = {{"", 1},     {"ms", 0.001}, {"s", 1},    {"m", 60},
+                 {"min", 60}, {"h", 3600},   {"d", 86400}};
     size_t digits = strspn(text, "0123456789.");
     char *end;
     if (digits == 0 || digits > 15)

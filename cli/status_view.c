@@ -41,7 +41,8 @@ static void put_behind(ss_table *table, const json_t *route) {
 }
 
 static void put_route(ss_table *table, const json_t *route, int64_t now_us) {
-    const json_t *tables = json_object_get(route, "tables"), *agent = json_object_get(route, "agent");
+    const json_t *tables = json_object_get(route, "tables"),
+                 *agent = json_object_get(route, "agent");
     const char *state = text_of(route, "state"), *agent_state = text_of(agent, "state");
     double lag, rate, eta, as_of, ready = 0, total = 0;
     bool paused = json_is_true(json_object_get(route, "paused"));
@@ -53,11 +54,13 @@ static void put_route(ss_table *table, const json_t *route, int64_t now_us) {
                  paused && strcmp(state, "paused") != 0 ? " (pausing)" : "");
     ss_table_set(table, TABLES, ready < total ? SS_YELLOW : SS_PLAIN, "%.0f/%.0f", ready, total);
     if (number_of(route, "lag_seconds", &lag))
-        ss_table_set(table, LAG, lag > 60 ? SS_YELLOW : SS_PLAIN, "%s", ss_format_duration(lag).text);
+        ss_table_set(table, LAG, lag > 60 ? SS_YELLOW : SS_PLAIN, "%s",
+                     ss_format_duration(lag).text);
     else
         ss_table_set(table, LAG, SS_PLAIN, "-");
     ss_table_set(table, AS_OF, SS_PLAIN, "%s",
-                 number_of(route, "as_of", &as_of) ? ss_format_time((int64_t)as_of, now_us).text : "-");
+                 number_of(route, "as_of", &as_of) ? ss_format_time((int64_t)as_of, now_us).text
+                                                   : "-");
     put_behind(table, route);
     if (number_of(route, "rate", &rate))
         ss_table_set(table, RATE, SS_PLAIN, "%s/s", ss_format_short(rate).text);
@@ -67,7 +70,8 @@ static void put_route(ss_table *table, const json_t *route, int64_t now_us) {
         ss_table_set(table, ETA, SS_PLAIN, "%s", ss_format_duration(eta).text);
     else
         ss_table_set(table, ETA, SS_PLAIN, "-");
-    ss_table_set(table, AGENT, colour_of(agent_state), "%s", *agent_state ? agent_state : "unknown");
+    ss_table_set(table, AGENT, colour_of(agent_state), "%s",
+                 *agent_state ? agent_state : "unknown");
 }
 
 static void put_head(ss_table *table) {
@@ -103,7 +107,8 @@ static void put_copy(ss_buf *out, const json_t *route, bool fancy) {
         put_bar(out, share > 1 ? 1 : share);
     if (rows_estimate > 0)
         ss_buf_printf(out, "%d %%, %s of about %s rows, %s", (int)(share * 100),
-                      ss_format_short(rows).text, ss_format_short(rows_estimate).text, ss_format_bytes(bytes).text);
+                      ss_format_short(rows).text, ss_format_short(rows_estimate).text,
+                      ss_format_bytes(bytes).text);
     else
         ss_buf_printf(out, "%s rows, %s", ss_format_short(rows).text, ss_format_bytes(bytes).text);
     if (rate > 0)
@@ -152,8 +157,7 @@ void ss_view_status(const json_t *status, bool fancy, ss_buf *out) {
     (void)number_of(status, "now", &now);
     ss_table_init(&table, COLUMNS);
     put_head(&table);
-    json_array_foreach(routes, i, route)
-        put_route(&table, route, (int64_t)now);
+    json_array_foreach(routes, i, route) put_route(&table, route, (int64_t)now);
     ss_table_print(&table, "", fancy, out);
     ss_table_done(&table);
     json_array_foreach(routes, i, route) {

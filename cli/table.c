@@ -1,4 +1,5 @@
-/* Columns that line up. Widths are counted in characters, not bytes; the last column is not padded. */
+/* Columns that line up. Widths are counted in characters, not bytes; the last column is not padded.
+ */
 #include "cli/cli.h"
 
 #include <stdarg.h>
@@ -58,7 +59,8 @@ static size_t width_of(const char *text) {
 }
 
 void ss_put_coloured(ss_buf *out, bool colours, ss_colour colour, const char *text) {
-    static const char *const codes[] = {"", "\033[32m", "\033[33m", "\033[31m", "\033[1m", "\033[2m"};
+    static const char *const codes[] = {"",         "\033[32m", "\033[33m",
+                                        "\033[31m", "\033[1m",  "\033[2m"};
     if (!colours || colour == SS_PLAIN || !*text) {
         ss_buf_put_str(out, text);
         return;

@@ -10,7 +10,8 @@ static int64_t count_of(const json_t *table, const char *kind) {
     return json_integer_value(json_object_get(json_object_get(table, kind), "count"));
 }
 
-/* A route tells the counts and one list of rows, each with its kind; the document has the keys under their kind. */
+/* A route tells the counts and one list of rows, each with its kind; the document has the keys
+ * under their kind. */
 static json_t *kind_object(const json_t *table, const char *kind) {
     size_t i;
     json_t *row, *keys = json_array();
@@ -22,17 +23,18 @@ static json_t *kind_object(const json_t *table, const char *kind) {
     }
     json_t *count = json_object_get(table, kind);
     return json_pack("{s:I,s:o}", "count",
-                     json_is_integer(count) ? json_integer_value(count) : (json_int_t)json_array_size(keys), "keys",
-                     keys);
+                     json_is_integer(count) ? json_integer_value(count)
+                                            : (json_int_t)json_array_size(keys),
+                     "keys", keys);
 }
 
 json_t *ss_verify_document(const json_t *result) {
     size_t i;
     json_t *table, *tables = json_array();
     json_array_foreach(json_object_get(result, "tables"), i, table) {
-        json_t *one = json_pack("{s:O*,s:b,s:O*,s:O*}", "table", json_object_get(table, "table"), "equal",
-                                json_is_true(json_object_get(table, "equal")), "source_rows",
-                                json_object_get(table, "source_rows"), "target_rows",
+        json_t *one = json_pack("{s:O*,s:b,s:O*,s:O*}", "table", json_object_get(table, "table"),
+                                "equal", json_is_true(json_object_get(table, "equal")),
+                                "source_rows", json_object_get(table, "source_rows"), "target_rows",
                                 json_object_get(table, "target_rows"));
         for (size_t k = 0; k < sizeof(kinds) / sizeof(kinds[0]); k++)
             (void)json_object_set_new(one, kinds[k], kind_object(table, kinds[k]));
@@ -40,7 +42,8 @@ json_t *ss_verify_document(const json_t *result) {
         (void)json_object_set_new(one, "note", note ? json_incref(note) : json_string(""));
         (void)json_array_append_new(tables, one);
     }
-    return json_pack("{s:b,s:o}", "equal", json_is_true(json_object_get(result, "equal")), "tables", tables);
+    return json_pack("{s:b,s:o}", "equal", json_is_true(json_object_get(result, "equal")), "tables",
+                     tables);
 }
 
 static void put_count(ss_table *view, size_t column, int64_t count) {
@@ -79,15 +82,16 @@ static void put_keys(const json_t *table, ss_buf *out) {
         }
         int64_t more = count_of(table, kinds[k]) - (int64_t)json_array_size(keys);
         if (more > 0)
-            ss_buf_printf(out, "%s: %s: %s %s\n", name ? name : "?", kinds[k], ss_format_count(more).text,
-                          json_array_size(keys) ? "more" : "rows");
+            ss_buf_printf(out, "%s: %s: %s %s\n", name ? name : "?", kinds[k],
+                          ss_format_count(more).text, json_array_size(keys) ? "more" : "rows");
     }
     if (note && *note)
         ss_buf_printf(out, "%s: %s\n", name ? name : "?", note);
 }
 
 void ss_view_verify(const json_t *document, bool fancy, ss_buf *out) {
-    static const char *const heads[] = {"TABLE", "SOURCE", "TARGET", "MISSING", "EXTRA", "DIFFERENT", "RESULT"};
+    static const char *const heads[] = {"TABLE", "SOURCE",    "TARGET", "MISSING",
+                                        "EXTRA", "DIFFERENT", "RESULT"};
     const json_t *table, *tables = json_object_get(document, "tables");
     size_t i, differ = 0;
     ss_table view;
@@ -103,11 +107,11 @@ void ss_view_verify(const json_t *document, bool fancy, ss_buf *out) {
     }
     ss_table_print(&view, "", fancy, out);
     ss_table_done(&view);
-    json_array_foreach(tables, i, table)
-        put_keys(table, out);
+    json_array_foreach(tables, i, table) put_keys(table, out);
     if (differ > 0)
-        ss_buf_printf(out, "%zu of %zu tables differ; copy one anew with: sidespool resync --route R TABLE\n", differ,
-                      json_array_size(tables));
+        ss_buf_printf(
+            out, "%zu of %zu tables differ; copy one anew with: sidespool resync --route R TABLE\n",
+            differ, json_array_size(tables));
     else if (json_is_true(json_object_get(document, "equal")))
         ss_buf_printf(out, "%zu tables are equal in every cell.\n", json_array_size(tables));
 }

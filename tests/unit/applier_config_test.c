@@ -46,9 +46,10 @@ static void two_routes(void **state) {
     ss_error err = {0};
     ss_applier_config *config;
     (void)state;
-    const char *text = "spool: {path: /srv/spool}\ncontrol: {socket: /srv/a.sock}\nroutes:\n"
-                       "  - {source: orders, name: a, on_gap: resync, adopt: true, " PG "}\n"
-                       "  - {source: orders, name: b, target: {postgres: {dsn: \"host=127.0.0.2\"}}}\n";
+    const char *text =
+        "spool: {path: /srv/spool}\ncontrol: {socket: /srv/a.sock}\nroutes:\n"
+        "  - {source: orders, name: a, on_gap: resync, adopt: true, " PG "}\n"
+        "  - {source: orders, name: b, target: {postgres: {dsn: \"host=127.0.0.2\"}}}\n";
     if (load(text, &config, &err) != SS_OK)
         fail_msg("%s", err.text);
     assert_string_equal(config->spool_path, "/srv/spool");
@@ -61,15 +62,22 @@ static void two_routes(void **state) {
 }
 
 static void refused(void **state) {
-    static const struct { const char *text, *code, *says; } cases[] = {
+    static const struct {
+        const char *text, *code, *says;
+    } cases[] = {
         {"routes:\n  - {source: \"a/b\", " PG "}\n", "SS-APP-0001", ":2:"},
         {"routes:\n  - {source: a, name: \".x\", " PG "}\n", "SS-APP-0001", "name"},
-        {"routes:\n  - {source: a, " PG "}\n  - {source: b, name: a, " PG "}\n", "SS-APP-0002", ":3:"},
-        {"routes:\n  - {source: a, " PG "}\n  - {source: a, name: b, " PG "}\n", "SS-APP-0003", ":3:"},
+        {"routes:\n  - {source: a, " PG "}\n  - {source: b, name: a, " PG "}\n", "SS-APP-0002",
+         ":3:"},
+        {"routes:\n  - {source: a, " PG "}\n  - {source: a, name: b, " PG "}\n", "SS-APP-0003",
+         ":3:"},
         {"routes:\n  - {source: a, target: {}}\n", "SS-APP-0004", "exactly one"},
         {"routes: []\n", "SS-APP-0007", "at least one"},
-        {"control: {socket: /aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
-         "aaaaaaaaaaaaaaaaaaaaaaaa}\nroutes:\n  - {source: a, " PG "}\n", "SS-APP-0006", "107"},
+        {"control: {socket: "
+         "/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+         "aaa"
+         "aaaaaaaaaaaaaaaaaaaaaaaa}\nroutes:\n  - {source: a, " PG "}\n",
+         "SS-APP-0006", "107"},
         {"routes:\n  - {source: a, rename: {x: y}, " PG "}\n", NULL, "not supported yet"},
         {"routes:\n  - {source: a, deletes: ignore, " PG "}\n", NULL, "not supported yet"},
         {"http: {listen: x}\nroutes:\n  - {source: a, " PG "}\n", NULL, "not supported yet"},
@@ -90,7 +98,8 @@ static void refused(void **state) {
 }
 
 static void reference_names_every_key(void **state) {
-    static const char *const keys[] = {"spool", "max_size", "retain", "control", "routes", "adopt", "on_gap", "dsn"};
+    static const char *const keys[] = {"spool",  "max_size", "retain", "control",
+                                       "routes", "adopt",    "on_gap", "dsn"};
     (void)state;
     for (int markdown = 0; markdown < 2; markdown++) {
         ss_error err = {0};

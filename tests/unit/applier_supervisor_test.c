@@ -1,7 +1,8 @@
 /* needs: applier */
-/* The supervisor against real processes: it spawns itself, so this program, called with --route, plays a route. What the
- * fake does is in its name: "good" obeys, "crash" dies at once, "deaf" ignores SIGTERM, "halts" halts at a word in its file. An
- * agent is played by a thread's worth of forked process that answers status and mark. */
+/* The supervisor against real processes: it spawns itself, so this program, called with --route,
+ * plays a route. What the fake does is in its name: "good" obeys, "crash" dies at once, "deaf"
+ * ignores SIGTERM, "halts" halts at a word in its file. An agent is played by a thread's worth of
+ * forked process that answers status and mark. */
 #include "applier/supervisor.h"
 
 #include <errno.h>
@@ -36,9 +37,12 @@ static void tell(const char *fmt, ...) {
 }
 
 static void tell_status(const char *state, const char *reason) {
-    tell("{\"status\":{\"state\":\"%s\",\"reason\":\"%s\",\"since\":1,\"sequence\":7,\"committed\":7,"
-         "\"behind_records\":0,\"behind_bytes\":0,\"as_of\":1000000,\"rate\":2.5,\"tables\":{\"ready\":1,\"total\":1,"
-         "\"list\":[{\"name\":\"public.t\",\"status\":\"ready\",\"rows\":3,\"rows_estimate\":3,\"bytes\":9}]},"
+    tell("{\"status\":{\"state\":\"%s\",\"reason\":\"%s\",\"since\":1,\"sequence\":7,\"committed\":"
+         "7,"
+         "\"behind_records\":0,\"behind_bytes\":0,\"as_of\":1000000,\"rate\":2.5,\"tables\":{"
+         "\"ready\":1,\"total\":1,"
+         "\"list\":[{\"name\":\"public.t\",\"status\":\"ready\",\"rows\":3,\"rows_estimate\":3,"
+         "\"bytes\":9}]},"
          "\"progress\":true}}",
          state, reason);
 }
@@ -61,15 +65,21 @@ static void obey(const json_t *command) {
     if (strcmp(cmd, "verify") == 0) {
         const char *id = ss_json_text(command, "id", "");
         tell("{\"reply\":%lld,\"ok\":true}", n);
-        tell("{\"verify\":\"%s\",\"progress\":{\"step\":\"digest\",\"table\":\"public.t\",\"done\":0,\"total\":1}}", id);
-        tell("{\"verify\":\"%s\",\"result\":{\"equal\":false,\"tables\":[{\"table\":\"public.t\",\"equal\":false,"
-             "\"source_rows\":3,\"target_rows\":3,\"missing\":0,\"extra\":0,\"different\":1,\"rows\":["
+        tell("{\"verify\":\"%s\",\"progress\":{\"step\":\"digest\",\"table\":\"public.t\",\"done\":"
+             "0,\"total\":1}}",
+             id);
+        tell("{\"verify\":\"%s\",\"result\":{\"equal\":false,\"tables\":[{\"table\":\"public.t\","
+             "\"equal\":false,"
+             "\"source_rows\":3,\"target_rows\":3,\"missing\":0,\"extra\":0,\"different\":1,"
+             "\"rows\":["
              "{\"kind\":\"different\",\"key\":\"77\"}],\"note\":\"\"}]}}",
              id);
         return;
     }
     if (strcmp(cmd, "replay") == 0) {
-        tell("{\"reply\":%lld,\"ok\":false,\"code\":\"SS-ROUTE-0006\",\"error\":\"the spool holds 5 to 7\"}", n);
+        tell("{\"reply\":%lld,\"ok\":false,\"code\":\"SS-ROUTE-0006\",\"error\":\"the spool holds "
+             "5 to 7\"}",
+             n);
         return;
     }
     tell("{\"reply\":%lld,\"ok\":true}", n);
@@ -126,10 +136,12 @@ static void answer_as_agent(const char *line) {
     json_t *request = json_loads(line, 0, NULL);
     char answer[512] = "{\"ok\":true,\"position\":\"0/1\"}";
     if (strcmp(ss_json_text(request, "op", ""), "status") == 0)
-        (void)snprintf(answer, sizeof(answer),
-                       "{\"ok\":true,\"source\":\"shop\",\"state\":\"streaming\",\"reason\":\"\",\"committed\":7,"
-                       "\"source_time\":%lld,\"source_status\":{\"new_tables\":[\"public.fresh\"]}}",
-                       (long long)ss_wall_us());
+        (void)snprintf(
+            answer, sizeof(answer),
+            "{\"ok\":true,\"source\":\"shop\",\"state\":\"streaming\",\"reason\":\"\","
+            "\"committed\":7,"
+            "\"source_time\":%lld,\"source_status\":{\"new_tables\":[\"public.fresh\"]}}",
+            (long long)ss_wall_us());
     if (strcmp(ss_json_text(request, "op", ""), "mark") == 0) {
         char path[256], temporary[300];
         (void)snprintf(path, sizeof(path), "%s/mark", folder);
@@ -178,12 +190,14 @@ static pid_t start_agent(const char *source) {
 static void write_config(const char *routes) {
     FILE *file = fopen(config_path, "w");
     assert_non_null(file);
-    (void)fprintf(file, "spool: {path: %s}\ncontrol: {socket: %s}\nroutes:\n%s", folder, socket_path, routes);
+    (void)fprintf(file, "spool: {path: %s}\ncontrol: {socket: %s}\nroutes:\n%s", folder,
+                  socket_path, routes);
     (void)fclose(file);
 }
 
-#define ROUTE(source, name) \
-    "  - {source: " source ", name: " name ", target: {postgres: {dsn: \"host=127.0.0.1 dbname=" name "\"}}}\n"
+#define ROUTE(source, name)                                                                        \
+    "  - {source: " source ", name: " name                                                         \
+    ", target: {postgres: {dsn: \"host=127.0.0.1 dbname=" name "\"}}}\n"
 
 static pid_t start(void) {
     pid_t pid = fork();
@@ -191,7 +205,8 @@ static pid_t start(void) {
         ss_error err = {0};
         ss_applier_config *config;
         (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-        if (ss_daemon_process(&err) != SS_OK || ss_applier_config_load(config_path, &config, &err) != SS_OK) {
+        if (ss_daemon_process(&err) != SS_OK ||
+            ss_applier_config_load(config_path, &config, &err) != SS_OK) {
             (void)fprintf(stderr, "%s\n", err.text);
             _exit(SS_EXIT_CONFIG);
         }
@@ -254,9 +269,8 @@ static int exit_of(const char *request) {
 static json_t *route_of(const json_t *status, const char *name) {
     size_t i;
     json_t *route;
-    json_array_foreach(json_object_get(status, "routes"), i, route)
-        if (strcmp(ss_json_text(route, "route", ""), name) == 0)
-            return route;
+    json_array_foreach(json_object_get(status, "routes"), i,
+                       route) if (strcmp(ss_json_text(route, "route", ""), name) == 0) return route;
     fail_msg("no route %s", name);
     return NULL;
 }
@@ -278,9 +292,9 @@ static json_t *until(const char *name, const char *state) {
 static bool has_trouble(const json_t *status, const char *kind) {
     size_t i;
     json_t *trouble;
-    json_array_foreach(json_object_get(status, "troubles"), i, trouble)
-        if (strcmp(ss_json_text(trouble, "kind", ""), kind) == 0)
-            return true;
+    json_array_foreach(json_object_get(status, "troubles"), i,
+                       trouble) if (strcmp(ss_json_text(trouble, "kind", ""), kind) ==
+                                    0) return true;
     return false;
 }
 
@@ -342,14 +356,18 @@ static void commands_and_their_codes(void **state) {
     for (int i = 0; i < 2; i++)
         assert_int_equal(exit_of("{\"cmd\":\"resume\",\"route\":\"good\"}\n"), SS_EXIT_DONE);
     json_decref(until("good", "streaming"));
-    assert_int_equal(exit_of("{\"cmd\":\"resync\",\"route\":\"good\",\"tables\":[\"public.t\"]}\n"), SS_EXIT_DONE);
-    assert_int_equal(exit_of("{\"cmd\":\"resync\",\"route\":\"good\",\"tables\":[1]}\n"), SS_EXIT_USAGE);
-    assert_int_equal(exit_of("{\"cmd\":\"replay\",\"route\":\"good\",\"from\":3}\n"), SS_EXIT_NOT_SO);
+    assert_int_equal(exit_of("{\"cmd\":\"resync\",\"route\":\"good\",\"tables\":[\"public.t\"]}\n"),
+                     SS_EXIT_DONE);
+    assert_int_equal(exit_of("{\"cmd\":\"resync\",\"route\":\"good\",\"tables\":[1]}\n"),
+                     SS_EXIT_USAGE);
+    assert_int_equal(exit_of("{\"cmd\":\"replay\",\"route\":\"good\",\"from\":3}\n"),
+                     SS_EXIT_NOT_SO);
     int progress;
     json_t *answer = ask("{\"cmd\":\"verify\",\"route\":\"good\"}\n", &progress);
     assert_int_equal(ss_json_int(answer, "exit"), SS_EXIT_NOT_SO);
     assert_int_equal(progress, 1);
-    assert_int_equal(json_array_size(json_object_get(json_object_get(answer, "result"), "tables")), 1);
+    assert_int_equal(json_array_size(json_object_get(json_object_get(answer, "result"), "tables")),
+                     1);
     json_decref(answer);
     assert_int_equal(stop(pid, SIGTERM), 0);
 }
@@ -360,9 +378,11 @@ static void wait_for_a_mark(void **state) {
     pid_t pid = start();
     json_decref(until("good", "streaming"));
     json_decref(until("halts", "streaming"));
-    assert_int_equal(exit_of("{\"cmd\":\"wait\",\"route\":\"good\",\"timeout\":5}\n"), SS_EXIT_ABSENT);
+    assert_int_equal(exit_of("{\"cmd\":\"wait\",\"route\":\"good\",\"timeout\":5}\n"),
+                     SS_EXIT_ABSENT);
     pid_t agent = start_agent("shop");
-    assert_int_equal(exit_of("{\"cmd\":\"wait\",\"route\":\"good\",\"timeout\":10}\n"), SS_EXIT_DONE);
+    assert_int_equal(exit_of("{\"cmd\":\"wait\",\"route\":\"good\",\"timeout\":10}\n"),
+                     SS_EXIT_DONE);
     json_t *status = until("good", "streaming");
     assert_true(has_trouble(status, "new_table"));
     assert_int_equal(json_real_value(json_object_get(route_of(status, "good"), "lag_seconds")), 0);
@@ -375,12 +395,14 @@ static void wait_for_a_mark(void **state) {
     status = until("halts", "halted");
     assert_true(has_trouble(status, "route_halted"));
     json_decref(status);
-    assert_int_equal(exit_of("{\"cmd\":\"wait\",\"route\":\"halts\",\"timeout\":1}\n"), SS_EXIT_NOT_SO);
+    assert_int_equal(exit_of("{\"cmd\":\"wait\",\"route\":\"halts\",\"timeout\":1}\n"),
+                     SS_EXIT_NOT_SO);
     assert_int_equal(exit_of("{\"cmd\":\"resume\",\"route\":\"halts\"}\n"), SS_EXIT_DONE);
     json_decref(until("halts", "streaming"));
     char path[256];
     (void)snprintf(path, sizeof(path), "%s/mark", folder);
-    assert_int_equal(exit_of("{\"cmd\":\"wait\",\"route\":\"halts\",\"timeout\":0.3}\n"), SS_EXIT_AGAIN);
+    assert_int_equal(exit_of("{\"cmd\":\"wait\",\"route\":\"halts\",\"timeout\":0.3}\n"),
+                     SS_EXIT_AGAIN);
     assert_int_equal(exit_of("{\"cmd\":\"resume\",\"route\":\"good\"}\n"), SS_EXIT_DONE);
     (void)kill(agent, SIGKILL);
     (void)waitpid(agent, NULL, 0);
@@ -421,10 +443,11 @@ static void a_deaf_route_is_killed(void **state) {
 static void lag_is_zero_only_when_nothing_waits(void **state) {
     (void)state;
     const int64_t now = 1000000000LL;
-    json_t *agent = json_pack("{s:s,s:I,s:I}", "state", "streaming", "committed", (json_int_t)7, "source_time",
-                              (json_int_t)(now - 1000000));
-    json_t *route = json_pack("{s:s,s:I,s:I,s:I}", "state", "streaming", "sequence", (json_int_t)7, "behind_records",
-                              (json_int_t)0, "as_of", (json_int_t)(now - 20000000));
+    json_t *agent = json_pack("{s:s,s:I,s:I}", "state", "streaming", "committed", (json_int_t)7,
+                              "source_time", (json_int_t)(now - 1000000));
+    json_t *route =
+        json_pack("{s:s,s:I,s:I,s:I}", "state", "streaming", "sequence", (json_int_t)7,
+                  "behind_records", (json_int_t)0, "as_of", (json_int_t)(now - 20000000));
     assert_int_equal(ss_status_lag(route, agent, now), 0);
     assert_int_equal(ss_status_lag(route, NULL, now), 20000000);
     json_object_set_new(agent, "committed", json_integer(8));
@@ -455,9 +478,12 @@ int main(int argc, char **argv) {
             return printf("[\"good\"]") > 0 ? 0 : 1;
     }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_crashing_route_hurts_no_other),     cmocka_unit_test(commands_and_their_codes),
-        cmocka_unit_test(wait_for_a_mark),                     cmocka_unit_test(only_one_at_a_socket),
-        cmocka_unit_test(a_deaf_route_is_killed), cmocka_unit_test(lag_is_zero_only_when_nothing_waits),
+        cmocka_unit_test(a_crashing_route_hurts_no_other),
+        cmocka_unit_test(commands_and_their_codes),
+        cmocka_unit_test(wait_for_a_mark),
+        cmocka_unit_test(only_one_at_a_socket),
+        cmocka_unit_test(a_deaf_route_is_killed),
+        cmocka_unit_test(lag_is_zero_only_when_nothing_waits),
     };
     (void)snprintf(folder, sizeof(folder), "/tmp/sidespool-supervisor-XXXXXX");
     if (!mkdtemp(folder))

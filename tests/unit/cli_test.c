@@ -10,9 +10,12 @@
 #include <cmocka.h>
 
 static void durations(void **state) {
-    static const struct { double seconds; const char *text; } cases[] = {
-        {0, "0 s"}, {0.04, "<0.1 s"}, {0.46, "0.4 s"}, {9.99, "9.9 s"}, {12, "12 s"}, {59.9, "59 s"},
-        {200, "3 min 20 s"}, {7500, "2 h 5 min"}, {273600, "3 d 4 h"}, {-1, "-"}};
+    static const struct {
+        double seconds;
+        const char *text;
+    } cases[] = {{0, "0 s"},          {0.04, "<0.1 s"}, {0.46, "0.4 s"},     {9.99, "9.9 s"},
+                 {12, "12 s"},        {59.9, "59 s"},   {200, "3 min 20 s"}, {7500, "2 h 5 min"},
+                 {273600, "3 d 4 h"}, {-1, "-"}};
     (void)state;
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
         assert_string_equal(ss_format_duration(cases[i].seconds).text, cases[i].text);
@@ -53,7 +56,8 @@ static void seconds(void **state) {
     assert_true(ss_parse_seconds("500ms", &got) && got == 0.5);
     assert_true(ss_parse_seconds("5m", &got) && got == 300);
     assert_true(ss_parse_seconds("2h", &got) && got == 7200);
-    static const char *const bad[] = {"", "x", "-1", "1x", "1e9", "1 s", "1.2.3", "s", "1111111111111111111111"};
+    static const char *const bad[] = {
+        "", "x", "-1", "1x", "1e9", "1 s", "1.2.3", "s", "1111111111111111111111"};
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
         assert_false(ss_parse_seconds(bad[i], &got));
 }
@@ -85,15 +89,23 @@ static void tables_line_up(void **state) {
 
 /* Word for word: people and scripts meet these first. */
 static void usage_errors(void **state) {
-    static const struct { const char *words[6]; const char *text; } cases[] = {
+    static const struct {
+        const char *words[6];
+        const char *text;
+    } cases[] = {
         {{NULL}, "sidespool: A command is missing.\nTry: sidespool --help\n"},
-        {{"statsu"}, "sidespool: There is no command \"statsu\"; did you mean \"status\"?\nTry: sidespool --help\n"},
+        {{"statsu"},
+         "sidespool: There is no command \"statsu\"; did you mean \"status\"?\nTry: sidespool "
+         "--help\n"},
         {{"nonsense"}, "sidespool: There is no command \"nonsense\".\nTry: sidespool --help\n"},
-        {{"status", "--rote", "x"}, "sidespool: There is no option \"--rote\".\nTry: sidespool --help\n"},
+        {{"status", "--rote", "x"},
+         "sidespool: There is no option \"--rote\".\nTry: sidespool --help\n"},
         {{"status", "--config"}, "sidespool: --config wants a value.\nTry: sidespool --help\n"},
         {{"status", "extra"},
-         "sidespool: status: \"extra\" is one word too many.\nUsage: sidespool status [--json] [--watch]\n"},
-        {{"wait"}, "sidespool: wait: --route is missing.\nUsage: sidespool wait --route R [--timeout S]\n"},
+         "sidespool: status: \"extra\" is one word too many.\nUsage: sidespool status [--json] "
+         "[--watch]\n"},
+        {{"wait"},
+         "sidespool: wait: --route is missing.\nUsage: sidespool wait --route R [--timeout S]\n"},
         {{"wait", "--route", "r", "--timeout", "soon"},
          "sidespool: --timeout wants seconds or a duration such as 30, 90s or 5m, not \"soon\".\n"
          "Try: sidespool --help\n"},
@@ -121,11 +133,14 @@ static void usage_errors(void **state) {
 }
 
 static void options_before_or_after(void **state) {
-    char *after[] = {(char *)"sidespool", (char *)"verify", (char *)"public.a", (char *)"--config", (char *)"f.yaml",
-                     (char *)"--route", (char *)"r", (char *)"public.b", NULL};
-    char *before[] = {(char *)"sidespool", (char *)"--config=f.yaml", (char *)"--route", (char *)"r", (char *)"verify",
-                      (char *)"public.a", (char *)"public.b", NULL};
-    char *spool[] = {(char *)"sidespool", (char *)"--config", (char *)"spool", (char *)"spool", (char *)"ls", NULL};
+    char *after[] = {(char *)"sidespool", (char *)"verify",   (char *)"public.a",
+                     (char *)"--config",  (char *)"f.yaml",   (char *)"--route",
+                     (char *)"r",         (char *)"public.b", NULL};
+    char *before[] = {
+        (char *)"sidespool", (char *)"--config=f.yaml", (char *)"--route",  (char *)"r",
+        (char *)"verify",    (char *)"public.a",        (char *)"public.b", NULL};
+    char *spool[] = {(char *)"sidespool", (char *)"--config", (char *)"spool",
+                     (char *)"spool",     (char *)"ls",       NULL};
     ss_cli_args args;
     ss_buf out;
     (void)state;
@@ -146,15 +161,21 @@ static void options_before_or_after(void **state) {
 static void status_for_people(void **state) {
     (void)state;
     json_t *status = json_loads(
-        "{\"now\":1795176000000000,\"routes\":[{\"route\":\"orders-copy\",\"source\":\"orders\",\"state\":\"streaming\","
-        "\"reason\":\"\",\"tables\":{\"ready\":12,\"total\":12},\"lag_seconds\":0.0,\"as_of\":1795175995000000,"
+        "{\"now\":1795176000000000,\"routes\":[{\"route\":\"orders-copy\",\"source\":\"orders\","
+        "\"state\":\"streaming\","
+        "\"reason\":\"\",\"tables\":{\"ready\":12,\"total\":12},\"lag_seconds\":0.0,\"as_of\":"
+        "1795175995000000,"
         "\"behind_records\":0,\"behind_bytes\":0,\"rate\":1250.0,\"eta_seconds\":0.0,\"copy\":null,"
         "\"agent\":{\"state\":\"streaming\"}},"
-        "{\"route\":\"shop\",\"source\":\"shop\",\"state\":\"copying\",\"reason\":\"\",\"tables\":{\"ready\":1,\"total\":4},"
-        "\"lag_seconds\":null,\"as_of\":null,\"behind_records\":5000,\"behind_bytes\":2048,\"rate\":0.0,"
-        "\"eta_seconds\":90.0,\"copy\":{\"rows\":420,\"rows_estimate\":1000,\"bytes\":2048,\"rows_per_second\":7.0,"
+        "{\"route\":\"shop\",\"source\":\"shop\",\"state\":\"copying\",\"reason\":\"\",\"tables\":{"
+        "\"ready\":1,\"total\":4},"
+        "\"lag_seconds\":null,\"as_of\":null,\"behind_records\":5000,\"behind_bytes\":2048,"
+        "\"rate\":0.0,"
+        "\"eta_seconds\":90.0,\"copy\":{\"rows\":420,\"rows_estimate\":1000,\"bytes\":2048,\"rows_"
+        "per_second\":7.0,"
         "\"eta_seconds\":82.0},\"agent\":{\"state\":\"absent\"}}],"
-        "\"troubles\":[{\"kind\":\"agent_absent\",\"text\":\"No agent is running.\",\"remedy\":\"start it\"}]}",
+        "\"troubles\":[{\"kind\":\"agent_absent\",\"text\":\"No agent is "
+        "running.\",\"remedy\":\"start it\"}]}",
         0, NULL);
     ss_buf out;
     assert_non_null(status);
@@ -162,13 +183,17 @@ static void status_for_people(void **state) {
     (void)setenv("TZ", "UTC", 1);
     tzset();
     ss_view_status(status, false, &out);
-    assert_string_equal(ss_buf_cstr(&out),
-                        "ROUTE        STATE      TABLES  LAG     AS-OF           BEHIND    RATE         ETA  AGENT\n"
-                        "orders-copy  streaming   12/12  0 s  11:59:55                0  1.2k/s           -  streaming\n"
-                        "shop         copying       1/4    -         -  5,000 (2.0 KiB)     0/s  1 min 30 s  absent\n"
-                        "shop: copy 42 %, 420 of about 1.0k rows, 2.0 KiB, 7 rows/s, about 1 min 22 s left\n"
-                        "\n"
-                        "! No agent is running. -> start it\n");
+    assert_string_equal(
+        ss_buf_cstr(&out),
+        "ROUTE        STATE      TABLES  LAG     AS-OF           BEHIND    RATE         ETA  "
+        "AGENT\n"
+        "orders-copy  streaming   12/12  0 s  11:59:55                0  1.2k/s           -  "
+        "streaming\n"
+        "shop         copying       1/4    -         -  5,000 (2.0 KiB)     0/s  1 min 30 s  "
+        "absent\n"
+        "shop: copy 42 %, 420 of about 1.0k rows, 2.0 KiB, 7 rows/s, about 1 min 22 s left\n"
+        "\n"
+        "! No agent is running. -> start it\n");
     ss_buf_clear(&out);
     ss_view_status(status, true, &out);
     assert_non_null(strstr(ss_buf_cstr(&out), "[##########..............] 42 %"));
@@ -178,28 +203,33 @@ static void status_for_people(void **state) {
 
 static void verify_for_people_and_programs(void **state) {
     (void)state;
-    json_t *result = json_loads(
-        "{\"equal\":false,\"tables\":[{\"table\":\"public.t\",\"equal\":false,\"source_rows\":5000,\"target_rows\":4999,"
-        "\"missing\":1,\"extra\":0,\"different\":1,\"rows\":[{\"kind\":\"missing\",\"key\":\"id=4321\"},"
-        "{\"kind\":\"different\",\"key\":\"id=77\"}],\"note\":\"\"},"
-        "{\"table\":\"public.log\",\"equal\":true,\"source_rows\":10,\"target_rows\":10,\"missing\":0,\"extra\":0,"
-        "\"different\":0,\"rows\":[],\"note\":\"\"}]}",
-        0, NULL);
+    json_t *result = json_loads("{\"equal\":false,\"tables\":[{\"table\":\"public.t\",\"equal\":"
+                                "false,\"source_rows\":5000,\"target_rows\":4999,"
+                                "\"missing\":1,\"extra\":0,\"different\":1,\"rows\":[{\"kind\":"
+                                "\"missing\",\"key\":\"id=4321\"},"
+                                "{\"kind\":\"different\",\"key\":\"id=77\"}],\"note\":\"\"},"
+                                "{\"table\":\"public.log\",\"equal\":true,\"source_rows\":10,"
+                                "\"target_rows\":10,\"missing\":0,\"extra\":0,"
+                                "\"different\":0,\"rows\":[],\"note\":\"\"}]}",
+                                0, NULL);
     ss_buf out;
     ss_buf_init(&out);
     json_t *document = ss_verify_document(result);
     json_t *table = json_array_get(json_object_get(document, "tables"), 0);
-    assert_int_equal(json_integer_value(json_object_get(json_object_get(table, "different"), "count")), 1);
-    assert_string_equal(
-        json_string_value(json_array_get(json_object_get(json_object_get(table, "missing"), "keys"), 0)), "id=4321");
+    assert_int_equal(
+        json_integer_value(json_object_get(json_object_get(table, "different"), "count")), 1);
+    assert_string_equal(json_string_value(json_array_get(
+                            json_object_get(json_object_get(table, "missing"), "keys"), 0)),
+                        "id=4321");
     ss_view_verify(document, false, &out);
-    assert_string_equal(ss_buf_cstr(&out),
-                        "TABLE       SOURCE  TARGET  MISSING  EXTRA  DIFFERENT  RESULT\n"
-                        "public.t     5,000   4,999        1      0          1  DIFFERS\n"
-                        "public.log      10      10        0      0          0  equal\n"
-                        "public.t: missing: id=4321\n"
-                        "public.t: different: id=77\n"
-                        "1 of 2 tables differ; copy one anew with: sidespool resync --route R TABLE\n");
+    assert_string_equal(
+        ss_buf_cstr(&out),
+        "TABLE       SOURCE  TARGET  MISSING  EXTRA  DIFFERENT  RESULT\n"
+        "public.t     5,000   4,999        1      0          1  DIFFERS\n"
+        "public.log      10      10        0      0          0  equal\n"
+        "public.t: missing: id=4321\n"
+        "public.t: different: id=77\n"
+        "1 of 2 tables differ; copy one anew with: sidespool resync --route R TABLE\n");
     ss_buf_done(&out);
     json_decref(document);
     json_decref(result);
@@ -207,10 +237,14 @@ static void verify_for_people_and_programs(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(durations),          cmocka_unit_test(sizes_and_counts),
-        cmocka_unit_test(times),              cmocka_unit_test(seconds),
-        cmocka_unit_test(tables_line_up),     cmocka_unit_test(usage_errors),
-        cmocka_unit_test(options_before_or_after), cmocka_unit_test(status_for_people),
+        cmocka_unit_test(durations),
+        cmocka_unit_test(sizes_and_counts),
+        cmocka_unit_test(times),
+        cmocka_unit_test(seconds),
+        cmocka_unit_test(tables_line_up),
+        cmocka_unit_test(usage_errors),
+        cmocka_unit_test(options_before_or_after),
+        cmocka_unit_test(status_for_people),
         cmocka_unit_test(verify_for_people_and_programs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
