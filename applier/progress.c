@@ -75,7 +75,6 @@ ss_status ss_progress_rebuild(ss_route *r, const ss_log_state *log, ss_error *re
         ss_route_table *t = &r->tables[i];
         ss_route_table_absent(t);
         t->st.generation = t->st.from_sequence = 0; /* another spool counts its generations anew */
-        t->dirty = true;
     }
     ss_progress p = {.exists = true, .epoch = log->epoch, .sequence = log->committed, .as_of = r->progress.as_of};
     snprintf(p.spool_id, sizeof p.spool_id, "%s", log->spool_id);

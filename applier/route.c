@@ -162,6 +162,9 @@ static ss_status session_open(ss_route *r, ss_error *reterr) {
     if (st != SS_OK)
         return st;
     r->committed = log.committed;
+    for (size_t i = 0; i < r->table_count; i++) /* the newest CopyBegin that was met: what is older has ended */
+        if (r->tables[i].st.generation > r->copy.passed + 1)
+            r->copy.passed = r->tables[i].st.generation - 1;
     r->copy.ask_all = r->copy.ask_all || r->table_count == 0;
     r->finish_due = r->table_count && ss_route_tables_in(r, SS_TABLE_READY) == r->table_count;
     r->open = true;

@@ -112,6 +112,22 @@ static void passed(ss_route *r, uint64_t generation) {
         r->copy.passed = generation;
 }
 
+/* Whether a table is loaded beside is the target's to say: old rows may have been dropped by hand. */
+static ss_status after_begin(ss_route *r, uint64_t generation, ss_error *reterr) {
+    ss_table_state *saved = NULL;
+    size_t count = 0;
+    ss_arena_reset(r->scratch);
+    ss_status st = ss_route_target(r, r->ops->states(r->target, r->scratch, &saved, &count, reterr));
+    for (size_t i = 0; st == SS_OK && i < count; i++) {
+        ss_route_table *t = ss_route_table_find(r, saved[i].ns, saved[i].name);
+        if (!t || t->st.generation != generation)
+            continue;
+        t->st.beside = saved[i].beside;
+        t->dirty = false;
+    }
+    return st;
+}
+
 ss_status ss_route_copy_begin(ss_route *r, const Sidespool__CopyBegin *begin, uint64_t sequence, ss_error *reterr) {
     if (begin->generation)
         passed(r, begin->generation - 1);
@@ -161,9 +177,9 @@ ss_status ss_route_copy_begin(ss_route *r, const Sidespool__CopyBegin *begin, ui
         if (st != SS_OK)
             return st;
         r->progress = p;
-        for (size_t i = 0; i < r->table_count; i++)
-            if (r->tables[i].st.generation == begin->generation)
-                r->tables[i].dirty = false;
+        st = after_begin(r, begin->generation, reterr);
+        if (st != SS_OK)
+            return st;
     }
     if (p.copy_sequence != r->copy.read_to || r->copy.held) {
         ss_reader_close(r->copy.reader);

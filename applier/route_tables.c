@@ -81,6 +81,9 @@ size_t ss_route_tables_in(const ss_route *r, ss_table_status status) {
 }
 
 void ss_route_table_absent(ss_route_table *t) {
+    /* One that was never copied is not saved before its CopyBegin: the target takes a saved table for ours to drop. */
+    if (t->st.generation == 0 && t->st.status == SS_TABLE_ABSENT && !t->st.beside)
+        return;
     t->st.beside = t->st.beside || t->st.status == SS_TABLE_READY;
     t->st.status = SS_TABLE_ABSENT;
     t->st.loaded = false;
