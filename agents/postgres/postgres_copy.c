@@ -230,8 +230,6 @@ ss_status ss_postgres_snapshot_open(const ss_source_env *env, const char *const 
     if (status == SS_OK)
         status = ss_postgres_connect(env, true, &slot, reterr);
     if (status == SS_OK)
-        status = ss_postgres_exec(snapshot->holder, "turn off row security", "SET row_security = off", reterr);
-    if (status == SS_OK)
         status = slot_make(env, slot, snapshot->position, sizeof snapshot->position, exported, sizeof exported, reterr);
     if (status == SS_OK)
         status = snapshot_hold(snapshot, exported, reterr);
@@ -267,8 +265,8 @@ void ss_postgres_snapshot_close(ss_snapshot *snapshot) {
 
 /* ---- readers ----------------------------------------------------------------------------------------------------- */
 
-/* row_security off: a policy that would hide rows is an error, never a silent gap. No parallel workers, no JIT: a copy
- * must not take more of the source than its readers. */
+/* No parallel workers, no JIT: a copy must not take more of the source than its readers. (row_security is off on every
+ * connection: a policy that would hide rows is an error, never a silent gap.) */
 static ss_status reader_connect(ss_copy_reader *reader, ss_error *reterr) {
     if (reader->conn != NULL)
         return SS_OK;
@@ -276,8 +274,8 @@ static ss_status reader_connect(ss_copy_reader *reader, ss_error *reterr) {
     if (status == SS_OK)
         status = ss_postgres_exec(reader->conn, "prepare a copy reader",
                                   reader->snapshot->version >= 110000
-                                      ? "SET row_security = off; SET max_parallel_workers_per_gather = 0; SET jit = off"
-                                      : "SET row_security = off; SET max_parallel_workers_per_gather = 0",
+                                      ? "SET max_parallel_workers_per_gather = 0; SET jit = off"
+                                      : "SET max_parallel_workers_per_gather = 0",
                                   reterr);
     if (status != SS_OK) {
         PQfinish(reader->conn);

@@ -298,6 +298,80 @@ static void test_torture(void **state) {
     PQfinish(dst);
 }
 
+/* ---- chunks -------------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    uint64_t rows, bytes, largest;
+    bool refuse;
+} counter;
+
+static ss_status count_rows(void *ctx, ss_bytes cells, uint32_t rows, ss_error *reterr) {
+    counter *all = ctx;
+    all->rows += rows;
+    all->bytes += cells.len;
+    if (cells.len > all->largest)
+        all->largest = cells.len;
+    return all->refuse ? ss_fail(reterr, SS_RETRY, "SS-PG-0100", "the reader of the rows gave up") : SS_OK;
+}
+
+static size_t find_table(const ss_snapshot_table *tables, size_t count, const char *name) {
+    size_t i = 0;
+    while (i < count && strcmp(tables[i].schema->name, name) != 0)
+        i++;
+    assert_true(i < count);
+    return i;
+}
+
+static void test_chunks(void **state) {
+    (void)state;
+    char dsn[160];
+    ss_source_env env;
+    struct ss_postgres_options options;
+    ss_error err = {0};
+    PGconn *admin = connect_to("postgres");
+    run(admin, "CREATE DATABASE big");
+    PQfinish(admin);
+    PGconn *conn = connect_to("big");
+    run(conn, "CREATE TABLE public.big (id int PRIMARY KEY, pad text); ALTER TABLE public.big ALTER pad SET STORAGE PLAIN;"
+              " INSERT INTO public.big SELECT i, repeat('x', 2000) FROM generate_series(1, 80000) i;"
+              " DELETE FROM public.big WHERE id % 4 = 0;"
+              " CREATE TABLE public.wide (id int PRIMARY KEY, body text);"
+              " INSERT INTO public.wide SELECT i, repeat(E'tab\\t', i * 1000000) FROM generate_series(1, 6) i;"
+              " CREATE TABLE public.moved (id int PRIMARY KEY); INSERT INTO public.moved VALUES (1), (2)");
+    static const char *const asked[] = {"public.big", "public.moved", "public.wide"};
+    ss_snapshot *snapshot = open_snapshot("big", asked, 3, &env, &options, dsn, sizeof dsn);
+    run(conn, "INSERT INTO public.big SELECT i, 'later' FROM generate_series(100000, 100100) i;"
+              " UPDATE public.big SET pad = 'changed' WHERE id < 5000; ALTER TABLE public.moved ALTER id TYPE bigint");
+    const ss_snapshot_table *tables = NULL;
+    size_t count = ss_postgres_snapshot_tables(snapshot, &tables), at = find_table(tables, count, "big");
+    ss_copy_reader *readers[2];
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(ss_postgres_copy_reader_open(snapshot, &readers[i], &err), SS_OK);
+    counter big = {0}, wide = {0}, moved = {0}, refused = {.refuse = true};
+    assert_int_equal(tables[at].chunk_count, 3);
+    for (size_t chunk = 0; chunk < 3; chunk++)
+        assert_int_equal(ss_postgres_copy_reader_read(readers[chunk % 2], at, chunk, count_rows, &big, &err), SS_OK);
+    assert_int_equal(big.rows, 60000);
+    assert_true(big.bytes > 60000u * 2000 && big.largest < (300u << 10));
+    assert_int_equal(ss_postgres_copy_reader_read(readers[0], at, 0, count_rows, &refused, &err), SS_RETRY);
+    at = find_table(tables, count, "wide");
+    for (size_t chunk = 0; chunk < tables[at].chunk_count; chunk++)
+        assert_int_equal(ss_postgres_copy_reader_read(readers[0], at, chunk, count_rows, &wide, &err), SS_OK);
+    assert_int_equal(wide.rows, 6);
+    assert_true(wide.largest > 24000000 && wide.largest < 24000100);
+    /* Rewritten since: an old snapshot sees the rewritten rows no more. */
+    at = find_table(tables, count, "moved");
+    assert_int_equal(ss_postgres_copy_reader_read(readers[1], at, 0, count_rows, &moved, &err), SS_RETRY);
+    assert_string_equal(err.code, "SS-PG-0102");
+    for (int i = 0; i < 2; i++)
+        ss_postgres_copy_reader_close(readers[i]);
+    ss_postgres_snapshot_close(snapshot);
+    PGresult *res = PQexec(conn, "SELECT count(*) FROM pg_replication_slots");
+    assert_string_equal(PQgetvalue(res, 0, 0), "0");
+    PQclear(res);
+    PQfinish(conn);
+}
+
 /* ---- --check ------------------------------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -374,7 +448,7 @@ static void test_check(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_torture), cmocka_unit_test(test_check)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_torture), cmocka_unit_test(test_chunks), cmocka_unit_test(test_check)};
     if (find_bin() == NULL) {
         printf("skipped: no PostgreSQL server programs below /usr/lib/postgresql\n");
         return 77;
