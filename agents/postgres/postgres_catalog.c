@@ -1,7 +1,8 @@
-/* select: which tables the file's patterns choose, as the publication publishes them, and what stands in the way.
+/* select: which tables the file's patterns choose, as the publication publishes them, and what
+ * stands in the way.
  *
- * Everything is read by one statement without locks on tables, so that it may run beside DDL and in the status of a busy
- * source; the patterns are matched here, not in SQL, because they are ours. */
+ * Everything is read by one statement without locks on tables, so that it may run beside DDL and in
+ * the status of a busy source; the patterns are matched here, not in SQL, because they are ours. */
 #include "agents/postgres/postgres.h"
 #include "agents/postgres/postgres_catalog.h"
 #include "agents/select.h"
@@ -9,10 +10,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* ---- publication ------------------------------------------------------------------------------------------------ */
+/* ---- publication
+ * ------------------------------------------------------------------------------------------------
+ */
 
-ss_status ss_postgres_publication_get(PGconn *conn, const ss_source_env *env, ss_arena *arena, ss_postgres_publication *ret,
-                                      ss_error *reterr) {
+ss_status ss_postgres_publication_get(PGconn *conn, const ss_source_env *env, ss_arena *arena,
+                                      ss_postgres_publication *ret, ss_error *reterr) {
     ss_postgres_names names;
     ss_status status = ss_postgres_names_get(env, &names, reterr);
     if (status != SS_OK)
@@ -20,14 +23,17 @@ ss_status ss_postgres_publication_get(PGconn *conn, const ss_source_env *env, ss
     int version = PQserverVersion(conn);
     char sql[1024];
     snprintf(sql, sizeof sql,
-             "SELECT p.puballtables, %s, pg_catalog.pg_has_role(p.pubowner, 'USAGE'), p.pubinsert, p.pubupdate, p.pubdelete, %s,"
+             "SELECT p.puballtables, %s, pg_catalog.pg_has_role(p.pubowner, 'USAGE'), p.pubinsert, "
+             "p.pubupdate, p.pubdelete, %s,"
              " pg_catalog.pg_get_userbyid(p.pubowner), p.oid, %s"
              " FROM pg_catalog.pg_publication p WHERE p.pubname = $1",
-             version >= 130000 ? "p.pubviaroot" : "false", version >= 110000 ? "p.pubtruncate" : "true",
+             version >= 130000 ? "p.pubviaroot" : "false",
+             version >= 110000 ? "p.pubtruncate" : "true",
              version >= 180000 ? "p.pubgencols <> 'n'" : "false");
     const char *params[1] = {names.publication};
     PGresult *res;
-    status = ss_postgres_query(conn, "read the publication", sql, 1, params, PGRES_TUPLES_OK, &res, reterr);
+    status = ss_postgres_query(conn, "read the publication", sql, 1, params, PGRES_TUPLES_OK, &res,
+                               reterr);
     if (status != SS_OK)
         return status;
     ss_postgres_publication out = {.via_root = version >= 130000, .owner = ""};
@@ -41,7 +47,8 @@ ss_status ss_postgres_publication_get(PGconn *conn, const ss_source_env *env, ss
         out.updates = FLAG(4);
         out.deletes = FLAG(5);
         out.truncates = FLAG(6);
-        out.owner = ss_arena_strndup(arena, ss_postgres_value(res, 0, 7), strlen(ss_postgres_value(res, 0, 7)));
+        out.owner = ss_arena_strndup(arena, ss_postgres_value(res, 0, 7),
+                                     strlen(ss_postgres_value(res, 0, 7)));
         out.oid = (uint32_t)strtoul(ss_postgres_value(res, 0, 8), NULL, 10);
         out.generated = FLAG(9);
 #undef FLAG
@@ -53,49 +60,74 @@ ss_status ss_postgres_publication_get(PGconn *conn, const ss_source_env *env, ss
     return SS_OK;
 }
 
-/* ---- the relations ---------------------------------------------------------------------------------------------- */
+/* ---- the relations
+ * ---------------------------------------------------------------------------------------------- */
 
 /* One row of the catalogue, in the arena. */
 struct relation {
     ss_postgres_table table;
-    const char *full;     /* "ns.name" */
-    const char *key;      /* names of its identity's columns, sorted and quoted; "" none */
-    uint32_t parent;      /* 0: not a partition */
+    const char *full; /* "ns.name" */
+    const char *key;  /* names of its identity's columns, sorted and quoted; "" none */
+    uint32_t parent;  /* 0: not a partition */
     struct relation *up;
     bool unlogged, generated_key;
     bool included, excluded; /* by its own name or an ancestor's */
 };
 
-enum { C_RELID, C_NS, C_NAME, C_KIND, C_IDENTITY, C_UNLOGGED, C_PARENT, C_OWNER, C_OWNED, C_READABLE, C_KEY, C_GENERATED,
-       C_PUBLISHED, C_ROWS, C_BYTES };
+enum {
+    C_RELID,
+    C_NS,
+    C_NAME,
+    C_KIND,
+    C_IDENTITY,
+    C_UNLOGGED,
+    C_PARENT,
+    C_OWNER,
+    C_OWNED,
+    C_READABLE,
+    C_KEY,
+    C_GENERATED,
+    C_PUBLISHED,
+    C_ROWS,
+    C_BYTES
+};
 
-/* The identity that decoding will use: only a valid, immediate index counts (RelationGetIndexList), so a deferrable primary
- * key is none. Generated columns are not sent before version 18, so a key that holds one cannot be told. */
-static ss_status relations_query(PGconn *conn, const char *publication, PGresult **ret, ss_error *reterr) {
+/* The identity that decoding will use: only a valid, immediate index counts (RelationGetIndexList),
+ * so a deferrable primary key is none. Generated columns are not sent before version 18, so a key
+ * that holds one cannot be told. */
+static ss_status relations_query(PGconn *conn, const char *publication, PGresult **ret,
+                                 ss_error *reterr) {
     char sql[3072];
-    snprintf(sql, sizeof sql,
-             "SELECT c.oid, n.nspname, c.relname, c.relkind, c.relreplident, c.relpersistence = 'u',"
-             " CASE WHEN c.relispartition THEN"
-             "  (SELECT i.inhparent FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid LIMIT 1) END,"
-             " pg_catalog.pg_get_userbyid(c.relowner), pg_catalog.pg_has_role(c.relowner, 'USAGE'),"
-             " pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_table_privilege(c.oid, 'SELECT'),"
-             " k.names, coalesce(k.generated, false), p.tablename IS NOT NULL,"
-             " CASE WHEN c.reltuples > 0 THEN c.reltuples::bigint ELSE pg_catalog.pg_stat_get_live_tuples(c.oid) END,"
-             " c.relpages::bigint * pg_catalog.current_setting('block_size')::bigint"
-             " FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-             " LEFT JOIN LATERAL (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ',' ORDER BY a.attname) AS names,"
-             "   pg_catalog.bool_or(%s) AS generated"
-             "  FROM pg_catalog.pg_index x JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (x.indkey)"
-             "  WHERE x.indrelid = c.oid AND x.indisvalid AND x.indimmediate"
-             "  AND (c.relreplident = 'd' AND x.indisprimary OR c.relreplident = 'i' AND x.indisreplident)) k ON true"
-             " LEFT JOIN pg_catalog.pg_publication_tables p"
-             "  ON p.pubname = $1 AND p.schemaname = n.nspname AND p.tablename = c.relname"
-             " WHERE c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't' AND c.oid >= 16384"
-             " AND n.nspname NOT LIKE 'pg\\_%%' AND n.nspname NOT IN ('information_schema', 'sidespool')"
-             " ORDER BY n.nspname COLLATE \"C\", c.relname COLLATE \"C\"",
-             PQserverVersion(conn) >= 120000 ? "a.attgenerated <> ''" : "false");
+    snprintf(
+        sql, sizeof sql,
+        "SELECT c.oid, n.nspname, c.relname, c.relkind, c.relreplident, c.relpersistence = 'u',"
+        " CASE WHEN c.relispartition THEN"
+        "  (SELECT i.inhparent FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid LIMIT 1) END,"
+        " pg_catalog.pg_get_userbyid(c.relowner), pg_catalog.pg_has_role(c.relowner, 'USAGE'),"
+        " pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND "
+        "pg_catalog.has_table_privilege(c.oid, 'SELECT'),"
+        " k.names, coalesce(k.generated, false), p.tablename IS NOT NULL,"
+        " CASE WHEN c.reltuples > 0 THEN c.reltuples::bigint ELSE "
+        "pg_catalog.pg_stat_get_live_tuples(c.oid) END,"
+        " c.relpages::bigint * pg_catalog.current_setting('block_size')::bigint"
+        " FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+        " LEFT JOIN LATERAL (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ',' "
+        "ORDER BY a.attname) AS names,"
+        "   pg_catalog.bool_or(%s) AS generated"
+        "  FROM pg_catalog.pg_index x JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND "
+        "a.attnum = ANY (x.indkey)"
+        "  WHERE x.indrelid = c.oid AND x.indisvalid AND x.indimmediate"
+        "  AND (c.relreplident = 'd' AND x.indisprimary OR c.relreplident = 'i' AND "
+        "x.indisreplident)) k ON true"
+        " LEFT JOIN pg_catalog.pg_publication_tables p"
+        "  ON p.pubname = $1 AND p.schemaname = n.nspname AND p.tablename = c.relname"
+        " WHERE c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't' AND c.oid >= 16384"
+        " AND n.nspname NOT LIKE 'pg\\_%%' AND n.nspname NOT IN ('information_schema', 'sidespool')"
+        " ORDER BY n.nspname COLLATE \"C\", c.relname COLLATE \"C\"",
+        PQserverVersion(conn) >= 120000 ? "a.attgenerated <> ''" : "false");
     const char *params[1] = {publication};
-    return ss_postgres_query(conn, "read the list of tables", sql, 1, params, PGRES_TUPLES_OK, ret, reterr);
+    return ss_postgres_query(conn, "read the list of tables", sql, 1, params, PGRES_TUPLES_OK, ret,
+                             reterr);
 }
 
 static const char *text_of(ss_arena *arena, const PGresult *res, int row, int column, bool *bad) {
@@ -127,7 +159,8 @@ static bool relation_read(ss_arena *arena, const PGresult *res, int row, struct 
         .generated_key = FLAG(C_GENERATED),
     };
 #undef FLAG
-    if (out->table.relkind == 'p') /* holds no rows itself; ANALYZE writes its leaves' sum there, which they bring anyway */
+    if (out->table.relkind == 'p') /* holds no rows itself; ANALYZE writes its leaves' sum there,
+                                      which they bring anyway */
         out->table.rows_estimate = out->table.bytes_estimate = 0;
     if (!bad)
         out->full = ss_arena_printf(arena, "%s.%s", out->table.ns, out->table.name);
@@ -135,7 +168,8 @@ static bool relation_read(ss_arena *arena, const PGresult *res, int row, struct 
 }
 
 static int by_relid(const void *a, const void *b) {
-    uint32_t x = (*(struct relation *const *)a)->table.relid, y = (*(struct relation *const *)b)->table.relid;
+    uint32_t x = (*(struct relation *const *)a)->table.relid,
+             y = (*(struct relation *const *)b)->table.relid;
     return x < y ? -1 : x > y;
 }
 
@@ -157,7 +191,9 @@ static bool link_parents(struct relation *all, size_t count, ss_arena *arena) {
     return true;
 }
 
-/* ---- identity ---------------------------------------------------------------------------------------------------- */
+/* ---- identity
+ * ----------------------------------------------------------------------------------------------------
+ */
 
 static void identity_own(struct relation *rel) {
     ss_postgres_table *table = &rel->table;
@@ -175,8 +211,8 @@ static void identity_own(struct relation *rel) {
         table->why_not = "it has no primary key (or a deferrable one) and no REPLICA IDENTITY";
 }
 
-/* Published by root, a change is described by the root's identity but holds the leaf's: they have to agree, or an image of
- * key columns would be taken for a whole row. */
+/* Published by root, a change is described by the root's identity but holds the leaf's: they have
+ * to agree, or an image of key columns would be taken for a whole row. */
 static void identity_inherit(struct relation *leaf, struct relation *top) {
     ss_postgres_table *root = &top->table, *table = &leaf->table;
     if (!root->has_identity || table->relkind == 'p')
@@ -192,7 +228,9 @@ static void identity_inherit(struct relation *leaf, struct relation *top) {
     }
 }
 
-/* ---- patterns ---------------------------------------------------------------------------------------------------- */
+/* ---- patterns
+ * ----------------------------------------------------------------------------------------------------
+ */
 
 static bool matches_any(const ss_strings *patterns, const char *name, bool *hit) {
     bool any = false;
@@ -205,17 +243,22 @@ static bool matches_any(const ss_strings *patterns, const char *name, bool *hit)
     return any;
 }
 
-static ss_status check_hits(const ss_strings *patterns, const bool *hit, const char *list, ss_error *reterr) {
+static ss_status check_hits(const ss_strings *patterns, const bool *hit, const char *list,
+                            ss_error *reterr) {
     for (size_t i = 0; patterns && i < patterns->count; i++)
         if (!hit[i])
             return ss_fail(reterr, SS_STOP, "SS-PG-0020",
-                           "the pattern \"%s\" in tables.%s matches no table of the source; correct or remove it (names are "
-                           "schema.table, system schemas and sidespool never count)", patterns->items[i], list);
+                           "the pattern \"%s\" in tables.%s matches no table of the source; "
+                           "correct or remove it (names are "
+                           "schema.table, system schemas and sidespool never count)",
+                           patterns->items[i], list);
     return SS_OK;
 }
 
-static ss_status match_all(struct relation *all, size_t count, const ss_source_env *env, ss_arena *arena, ss_error *reterr) {
-    size_t includes = env->include ? env->include->count : 0, excludes = env->exclude ? env->exclude->count : 0;
+static ss_status match_all(struct relation *all, size_t count, const ss_source_env *env,
+                           ss_arena *arena, ss_error *reterr) {
+    size_t includes = env->include ? env->include->count : 0,
+           excludes = env->exclude ? env->exclude->count : 0;
     bool *hit = ss_arena_zalloc(arena, includes + excludes + 1);
     if (!hit)
         return ss_fail(reterr, SS_RETRY, "SS-PG-0005", "no memory for the patterns of tables:");
@@ -227,7 +270,8 @@ static ss_status match_all(struct relation *all, size_t count, const ss_source_e
     return status == SS_OK ? check_hits(env->exclude, hit + includes, "exclude", reterr) : status;
 }
 
-/* ---- what is published under which name ---------------------------------------------------------------------------- */
+/* ---- what is published under which name
+ * ---------------------------------------------------------------------------- */
 
 static bool wanted(const struct relation *rel) {
     return rel->included && !rel->excluded;
@@ -241,13 +285,17 @@ static ss_status choose_by_root(struct relation *rel, bool *ret, ss_error *reter
             top = up;
         else if (wanted(rel) && up->table.published && !top)
             return ss_fail(reterr, SS_STOP, "SS-PG-0022",
-                           "%s is selected, but the publication publishes it as a part of %s; select %s, or take that out of the "
-                           "publication", rel->full, up->full, up->full);
+                           "%s is selected, but the publication publishes it as a part of %s; "
+                           "select %s, or take that out of the "
+                           "publication",
+                           rel->full, up->full, up->full);
     }
     if (top && rel->excluded)
         return ss_fail(reterr, SS_STOP, "SS-PG-0021",
-                       "tables.exclude names %s, a partition of %s, which is published whole as its root; exclude the root, or "
-                       "set publish_via_partition_root = false on the publication", rel->full, top->full);
+                       "tables.exclude names %s, a partition of %s, which is published whole as "
+                       "its root; exclude the root, or "
+                       "set publish_via_partition_root = false on the publication",
+                       rel->full, top->full);
     if (top) {
         identity_inherit(rel, top);
         if (rel->table.relkind != 'p') {
@@ -259,7 +307,8 @@ static ss_status choose_by_root(struct relation *rel, bool *ret, ss_error *reter
     return SS_OK;
 }
 
-/* By leaf: a leaf is wanted by its own name or by that of any ancestor; an ancestor's exclusion covers it too. */
+/* By leaf: a leaf is wanted by its own name or by that of any ancestor; an ancestor's exclusion
+ * covers it too. */
 static bool choose_by_leaf(const struct relation *rel) {
     bool included = rel->included, excluded = rel->excluded;
     for (const struct relation *up = rel->up; up; up = up->up) {
@@ -269,8 +318,9 @@ static bool choose_by_leaf(const struct relation *rel) {
     return rel->table.relkind != 'p' && included && !excluded;
 }
 
-static ss_status choose(struct relation *all, size_t count, bool via_root, bool every, ss_arena *arena,
-                        ss_postgres_table **ret, size_t *ret_count, ss_error *reterr) {
+static ss_status choose(struct relation *all, size_t count, bool via_root, bool every,
+                        ss_arena *arena, ss_postgres_table **ret, size_t *ret_count,
+                        ss_error *reterr) {
     ss_postgres_table *tables = ss_arena_alloc(arena, (count + 1) * sizeof *tables);
     bool *chosen = ss_arena_zalloc(arena, count + 1);
     if (!tables || !chosen)
@@ -295,8 +345,8 @@ static ss_status choose(struct relation *all, size_t count, bool via_root, bool 
     return SS_OK;
 }
 
-static ss_status relations_load(PGconn *conn, const ss_source_env *env, ss_arena *arena, struct relation **ret,
-                                size_t *ret_count, ss_error *reterr) {
+static ss_status relations_load(PGconn *conn, const ss_source_env *env, ss_arena *arena,
+                                struct relation **ret, size_t *ret_count, ss_error *reterr) {
     ss_postgres_names names;
     PGresult *res = NULL;
     ss_status status = ss_postgres_names_get(env, &names, reterr);
@@ -317,8 +367,9 @@ static ss_status relations_load(PGconn *conn, const ss_source_env *env, ss_arena
     return SS_OK;
 }
 
-ss_status ss_postgres_tables_select(PGconn *conn, const ss_source_env *env, bool all, ss_arena *arena,
-                                    ss_postgres_table **ret, size_t *ret_count, ss_error *reterr) {
+ss_status ss_postgres_tables_select(PGconn *conn, const ss_source_env *env, bool all,
+                                    ss_arena *arena, ss_postgres_table **ret, size_t *ret_count,
+                                    ss_error *reterr) {
     ss_postgres_publication publication;
     struct relation *relations;
     size_t count;
@@ -332,12 +383,15 @@ ss_status ss_postgres_tables_select(PGconn *conn, const ss_source_env *env, bool
     return status;
 }
 
-/* ---- one relation, while streaming -------------------------------------------------------------------------------- */
+/* ---- one relation, while streaming
+ * -------------------------------------------------------------------------------- */
 
-ss_status ss_postgres_relation_wanted(PGconn *conn, const ss_source_env *env, uint32_t relid, const char *full,
-                                      bool via_root, bool *ret, ss_error *reterr) {
+ss_status ss_postgres_relation_wanted(PGconn *conn, const ss_source_env *env, uint32_t relid,
+                                      const char *full, bool via_root, bool *ret,
+                                      ss_error *reterr) {
     bool included = ss_select_match(env->include, NULL, full);
-    bool excluded = env->exclude && env->exclude->count > 0 && ss_select_match(env->exclude, NULL, full);
+    bool excluded =
+        env->exclude && env->exclude->count > 0 && ss_select_match(env->exclude, NULL, full);
     if (via_root) { /* the name that was sent is the one that was chosen */
         *ret = included && !excluded;
         return SS_OK;
@@ -346,21 +400,26 @@ ss_status ss_postgres_relation_wanted(PGconn *conn, const ss_source_env *env, ui
     snprintf(oid, sizeof oid, "%" PRIu32, relid);
     const char *params[1] = {oid};
     PGresult *res;
-    ss_status status = ss_postgres_query(
-        conn, "read the ancestors of a partition",
-        "WITH RECURSIVE up(relid) AS ("
-        " SELECT i.inhparent FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid"
-        " WHERE i.inhrelid = $1::pg_catalog.oid AND c.relispartition"
-        " UNION ALL SELECT i.inhparent FROM up JOIN pg_catalog.pg_class c ON c.oid = up.relid AND c.relispartition"
-        " JOIN pg_catalog.pg_inherits i ON i.inhrelid = c.oid)"
-        " SELECT n.nspname || '.' || c.relname FROM up JOIN pg_catalog.pg_class c ON c.oid = up.relid"
-        " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace", 1, params, PGRES_TUPLES_OK, &res, reterr);
+    ss_status status =
+        ss_postgres_query(conn, "read the ancestors of a partition",
+                          "WITH RECURSIVE up(relid) AS ("
+                          " SELECT i.inhparent FROM pg_catalog.pg_inherits i JOIN "
+                          "pg_catalog.pg_class c ON c.oid = i.inhrelid"
+                          " WHERE i.inhrelid = $1::pg_catalog.oid AND c.relispartition"
+                          " UNION ALL SELECT i.inhparent FROM up JOIN pg_catalog.pg_class c ON "
+                          "c.oid = up.relid AND c.relispartition"
+                          " JOIN pg_catalog.pg_inherits i ON i.inhrelid = c.oid)"
+                          " SELECT n.nspname || '.' || c.relname FROM up JOIN pg_catalog.pg_class "
+                          "c ON c.oid = up.relid"
+                          " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace",
+                          1, params, PGRES_TUPLES_OK, &res, reterr);
     if (status != SS_OK)
         return status;
     for (int i = 0; i < PQntuples(res); i++) {
         const char *ancestor = ss_postgres_value(res, i, 0);
         included = included || ss_select_match(env->include, NULL, ancestor);
-        excluded = excluded || (env->exclude && env->exclude->count > 0 && ss_select_match(env->exclude, NULL, ancestor));
+        excluded = excluded || (env->exclude && env->exclude->count > 0 &&
+                                ss_select_match(env->exclude, NULL, ancestor));
     }
     PQclear(res);
     *ret = included && !excluded;

@@ -5,10 +5,12 @@
 #include "agents/postgres/postgres.h"
 #include "agents/postgres/postgres_decode.h"
 
-/* Is the relation that a Relation message names (full: "ns.name") selected: by its own name or, published by leaf, by an
- * ancestor's? A leaf that has been dropped since is known by its own name alone. */
-SS_MUST ss_status ss_postgres_relation_wanted(PGconn *conn, const ss_source_env *env, uint32_t relid, const char *full,
-                                              bool via_root, bool *ret, ss_error *reterr);
+/* Is the relation that a Relation message names (full: "ns.name") selected: by its own name or,
+ * published by leaf, by an ancestor's? A leaf that has been dropped since is known by its own name
+ * alone. */
+SS_MUST ss_status ss_postgres_relation_wanted(PGconn *conn, const ss_source_env *env,
+                                              uint32_t relid, const char *full, bool via_root,
+                                              bool *ret, ss_error *reterr);
 
 /* A type that a Type message named: the only word about it once it has been dropped. */
 typedef struct {
@@ -16,10 +18,12 @@ typedef struct {
     char *name; /* quoted "ns"."name"; heap */
 } ss_postgres_type;
 
-/* The Schema that a Relation message describes: its names, types and order, whatever the catalogue says by now; what the message
- * does not say (nullability, identity, defaults of meaning) comes from the catalogue where that still agrees. Lives as long as
- * the arena; not sealed. */
-SS_MUST ss_status ss_postgres_schema_of_wire(PGconn *conn, const ss_pgoutput_relation *relation, const ss_postgres_type *types,
-                                             size_t type_count, ss_arena *arena, Sidespool__Schema **ret, ss_error *reterr);
+/* The Schema that a Relation message describes: its names, types and order, whatever the catalogue
+ * says by now; what the message does not say (nullability, identity, defaults of meaning) comes
+ * from the catalogue where that still agrees. Lives as long as the arena; not sealed. */
+SS_MUST ss_status ss_postgres_schema_of_wire(PGconn *conn, const ss_pgoutput_relation *relation,
+                                             const ss_postgres_type *types, size_t type_count,
+                                             ss_arena *arena, Sidespool__Schema **ret,
+                                             ss_error *reterr);
 
 #endif

@@ -1,4 +1,5 @@
-/* connect: a session whose text output means the same on every server, and errors that say what a person has to do.
+/* connect: a session whose text output means the same on every server, and errors that say what a
+ * person has to do.
  *
  * Any thread; a connection belongs to the thread that made it. */
 #include "agents/postgres/postgres.h"
@@ -16,15 +17,30 @@
 
 #define OPT(member) offsetof(struct ss_postgres_options, member)
 const ss_option ss_postgres_options_table[] = {
-    {.key = "dsn", .type = SS_OPT_STRING, .offset = OPT(dsn), .required = true,
-     .help = "How to reach the source database, as a libpq connection string or URI; it names exactly one database."},
-    {.key = "publication", .type = SS_OPT_STRING, .offset = OPT(publication),
+    {.key = "dsn",
+     .type = SS_OPT_STRING,
+     .offset = OPT(dsn),
+     .required = true,
+     .help = "How to reach the source database, as a libpq connection string or URI; it names "
+             "exactly one database."},
+    {.key = "publication",
+     .type = SS_OPT_STRING,
+     .offset = OPT(publication),
      .help = "The publication; made when missing. Default: sidespool_ and the source's name."},
-    {.key = "slot", .type = SS_OPT_STRING, .offset = OPT(slot),
-     .help = "The logical replication slot; made at the first start. Default: sidespool_ and the source's name."},
-    {.key = "password_file", .type = SS_OPT_STRING, .offset = OPT(password_file),
-     .help = "File with the password in its first line; a name without a slash is looked up in systemd's credentials."},
-    {.key = "connect_timeout", .type = SS_OPT_DURATION, .offset = OPT(connect_timeout), .deflt = "10s",
+    {.key = "slot",
+     .type = SS_OPT_STRING,
+     .offset = OPT(slot),
+     .help = "The logical replication slot; made at the first start. Default: sidespool_ and the "
+             "source's name."},
+    {.key = "password_file",
+     .type = SS_OPT_STRING,
+     .offset = OPT(password_file),
+     .help = "File with the password in its first line; a name without a slash is looked up in "
+             "systemd's credentials."},
+    {.key = "connect_timeout",
+     .type = SS_OPT_DURATION,
+     .offset = OPT(connect_timeout),
+     .deflt = "10s",
      .help = "How long one attempt to connect may take."},
     {.key = NULL},
 };
@@ -35,18 +51,22 @@ static int64_t now_ms(void) {
     return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
-/* ---- names and LSNs --------------------------------------------------------------------------------------------- */
+/* ---- names and LSNs
+ * --------------------------------------------------------------------------------------------- */
 
-static ss_status name_fill(char ret[64], const char *given, const ss_source_env *env, const char *what, ss_error *reterr) {
+static ss_status name_fill(char ret[64], const char *given, const ss_source_env *env,
+                           const char *what, ss_error *reterr) {
     int len = given ? snprintf(ret, 64, "%s", given) : snprintf(ret, 64, "sidespool_%s", env->name);
     if (len <= 0 || len >= 64)
         return ss_fail(reterr, SS_STOP, "SS-PG-0004",
-                       "the name of the %s has %d bytes, PostgreSQL allows 1 to 63; set postgres.%s in the agent's file", what,
-                       len, what);
+                       "the name of the %s has %d bytes, PostgreSQL allows 1 to 63; set "
+                       "postgres.%s in the agent's file",
+                       what, len, what);
     return SS_OK;
 }
 
-ss_status ss_postgres_names_get(const ss_source_env *env, ss_postgres_names *ret, ss_error *reterr) {
+ss_status ss_postgres_names_get(const ss_source_env *env, ss_postgres_names *ret,
+                                ss_error *reterr) {
     const struct ss_postgres_options *opt = ss_postgres_opt(env);
     ss_postgres_names out;
     ss_status status = name_fill(out.publication, opt->publication, env, "publication", reterr);
@@ -56,11 +76,15 @@ ss_status ss_postgres_names_get(const ss_source_env *env, ss_postgres_names *ret
         return status;
     if (!opt->slot) { /* source names may hold what a slot's name may not */
         for (char *p = out.slot; *p; p++)
-            *p = *p == '-' || *p == '.' ? '_' : *p >= 'A' && *p <= 'Z' ? (char)(*p - 'A' + 'a') : *p;
+            *p = *p == '-' || *p == '.'   ? '_'
+                 : *p >= 'A' && *p <= 'Z' ? (char)(*p - 'A' + 'a')
+                                          : *p;
     }
     if (out.slot[strspn(out.slot, "abcdefghijklmnopqrstuvwxyz0123456789_")] != '\0')
         return ss_fail(reterr, SS_STOP, "SS-PG-0004",
-                       "the slot name \"%s\" may only hold a-z, 0-9 and _; set postgres.slot in the agent's file", out.slot);
+                       "the slot name \"%s\" may only hold a-z, 0-9 and _; set postgres.slot in "
+                       "the agent's file",
+                       out.slot);
     *ret = out;
     return SS_OK;
 }
@@ -69,8 +93,10 @@ bool ss_postgres_lsn_parse(const char *text, uint64_t *ret) {
     uint64_t half[2] = {0, 0};
     int which = 0, digits = 0;
     for (const char *p = text; *p; p++) {
-        int digit = *p >= '0' && *p <= '9' ? *p - '0' : *p >= 'A' && *p <= 'F' ? *p - 'A' + 10
-                    : *p >= 'a' && *p <= 'f' ? *p - 'a' + 10 : -1;
+        int digit = *p >= '0' && *p <= '9'   ? *p - '0'
+                    : *p >= 'A' && *p <= 'F' ? *p - 'A' + 10
+                    : *p >= 'a' && *p <= 'f' ? *p - 'a' + 10
+                                             : -1;
         if (digit >= 0 && ++digits <= 8) {
             half[which] = half[which] << 4 | (uint64_t)digit;
         } else if (*p == '/' && which == 0 && digits > 0) {
@@ -95,7 +121,9 @@ const char *ss_postgres_value(const PGresult *res, int row, int column) {
     return value ? value : "";
 }
 
-/* ---- errors ----------------------------------------------------------------------------------------------------- */
+/* ---- errors
+ * -----------------------------------------------------------------------------------------------------
+ */
 
 ss_status ss_postgres_classify(const char *sqlstate) {
     if (!sqlstate || !*sqlstate)
@@ -136,7 +164,8 @@ static void message_copy(const char *message, char *ret, size_t size, bool cut) 
             if (*p != quote)
                 continue;
             quote = 0;
-        } else if (cut && (*p == '"' || (*p == '\'' && (p == message || p[-1] == ' ' || p[-1] == '(')))) {
+        } else if (cut &&
+                   (*p == '"' || (*p == '\'' && (p == message || p[-1] == ' ' || p[-1] == '(')))) {
             quote = *p;
             ret[len++] = *p;
             ret[len++] = '.';
@@ -159,8 +188,8 @@ static void put_field(char *text, size_t size, const PGresult *res, int field, c
         snprintf(text + len, size - len, ", %s %s", label, value);
 }
 
-ss_status ss_postgres_fail(ss_error *reterr, const char *code, const char *where, PGconn *conn, const PGresult *res,
-                           const char *fmt, ...) {
+ss_status ss_postgres_fail(ss_error *reterr, const char *code, const char *where, PGconn *conn,
+                           const PGresult *res, const char *fmt, ...) {
     char what[256], said[300], text[SS_ERROR_TEXT] = "";
     va_list args;
     va_start(args, fmt);
@@ -168,7 +197,8 @@ ss_status ss_postgres_fail(ss_error *reterr, const char *code, const char *where
     va_end(args);
     const char *sqlstate = res ? PQresultErrorField(res, PG_DIAG_SQLSTATE) : NULL;
     if (!sqlstate) {
-        /* libpq's own words: about the link. A damaged protocol may quote what it read, so quotes are cut. */
+        /* libpq's own words: about the link. A damaged protocol may quote what it read, so quotes
+         * are cut. */
         message_copy(conn ? PQerrorMessage(conn) : "no memory", said, sizeof said, true);
         if (!*said)
             snprintf(said, sizeof said, "the connection was closed");
@@ -184,7 +214,9 @@ ss_status ss_postgres_fail(ss_error *reterr, const char *code, const char *where
     return ss_fail_at(reterr, ss_postgres_classify(sqlstate), code, where, 0, "%s)", text);
 }
 
-/* ---- connecting ------------------------------------------------------------------------------------------------- */
+/* ---- connecting
+ * -------------------------------------------------------------------------------------------------
+ */
 
 /* First line of the password file into `ret`, which the caller wipes. */
 static ss_status password_read(const char *path, char *ret, size_t size, ss_error *reterr) {
@@ -196,14 +228,17 @@ static ss_status password_read(const char *path, char *ret, size_t size, ss_erro
         snprintf(full, sizeof full, "%s", path);
     int fd = open(full, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
-        return ss_fail_sys(reterr, SS_STOP, "SS-PG-0002", errno, "cannot read postgres.password_file %s", full);
+        return ss_fail_sys(reterr, SS_STOP, "SS-PG-0002", errno,
+                           "cannot read postgres.password_file %s", full);
     ss_status status = SS_OK;
     struct stat st;
     ssize_t len = -1;
     if (fstat(fd, &st) == 0 && (st.st_mode & S_IRWXO) != 0)
-        status = ss_fail(reterr, SS_STOP, "SS-PG-0002", "postgres.password_file %s is open to everybody; chmod o= it", full);
+        status = ss_fail(reterr, SS_STOP, "SS-PG-0002",
+                         "postgres.password_file %s is open to everybody; chmod o= it", full);
     else if ((len = read(fd, ret, size - 1)) < 0)
-        status = ss_fail_sys(reterr, SS_STOP, "SS-PG-0002", errno, "cannot read postgres.password_file %s", full);
+        status = ss_fail_sys(reterr, SS_STOP, "SS-PG-0002", errno,
+                             "cannot read postgres.password_file %s", full);
     close(fd);
     if (status != SS_OK)
         return status;
@@ -212,7 +247,8 @@ static ss_status password_read(const char *path, char *ret, size_t size, ss_erro
     return SS_OK;
 }
 
-/* libpq's complaint about a bad dsn quotes it, password and all: it is parsed here first and never repeated. */
+/* libpq's complaint about a bad dsn quotes it, password and all: it is parsed here first and never
+ * repeated. */
 static ss_status dsn_check(const char *dsn, bool *ret_many_hosts, bool set[3], ss_error *reterr) {
     char *ignored = NULL;
     PQconninfoOption *parts = PQconninfoParse(dsn, &ignored);
@@ -220,13 +256,16 @@ static ss_status dsn_check(const char *dsn, bool *ret_many_hosts, bool set[3], s
         PQfreemem(ignored);
     if (!parts)
         return ss_fail(reterr, SS_STOP, "SS-PG-0002",
-                       "postgres.dsn is not a libpq connection string or URI (its text is not shown, it may hold a password)");
-    static const char *const ours[3] = {"keepalives_idle", "keepalives_interval", "tcp_user_timeout"};
+                       "postgres.dsn is not a libpq connection string or URI (its text is not "
+                       "shown, it may hold a password)");
+    static const char *const ours[3] = {"keepalives_idle", "keepalives_interval",
+                                        "tcp_user_timeout"};
     *ret_many_hosts = false;
     for (const PQconninfoOption *p = parts; p->keyword; p++) {
         if (!p->val)
             continue;
-        if ((strcmp(p->keyword, "host") == 0 || strcmp(p->keyword, "hostaddr") == 0) && strchr(p->val, ','))
+        if ((strcmp(p->keyword, "host") == 0 || strcmp(p->keyword, "hostaddr") == 0) &&
+            strchr(p->val, ','))
             *ret_many_hosts = true;
         for (int i = 0; i < 3; i++)
             if (strcmp(p->keyword, ours[i]) == 0)
@@ -236,9 +275,11 @@ static ss_status dsn_check(const char *dsn, bool *ret_many_hosts, bool set[3], s
     return SS_OK;
 }
 
-/* libpq keeps the SQLSTATE of a refused connection to itself, except in the text of a verbose error: so the connection is
- * made step by step, with the verbosity set before the server can speak. */
-static PGconn *connect_steps(const char *const *keys, const char *const *values, uint64_t timeout_ms, bool *ret_late) {
+/* libpq keeps the SQLSTATE of a refused connection to itself, except in the text of a verbose
+ * error: so the connection is made step by step, with the verbosity set before the server can
+ * speak. */
+static PGconn *connect_steps(const char *const *keys, const char *const *values,
+                             uint64_t timeout_ms, bool *ret_late) {
     PGconn *conn = PQconnectStartParams(keys, values, 1);
     if (!conn || PQstatus(conn) == CONNECTION_BAD)
         return conn;
@@ -275,17 +316,24 @@ static void connect_failed(const char *message, char sqlstate[6], char *ret, siz
     message_copy(message, ret, size, false);
 }
 
-/* Every setting that changes what values, names or definitions look like, or what a session may do to us. Names that an
- * older server does not know are left out by the join. row_security off makes a filtered read fail instead of losing rows. */
+/* Every setting that changes what values, names or definitions look like, or what a session may do
+ * to us. Names that an older server does not know are left out by the join. row_security off makes
+ * a filtered read fail instead of losing rows. */
 static const char pin_settings[] =
     "SELECT pg_catalog.set_config(s.name, w.v, false) FROM (VALUES"
-    " ('DateStyle','ISO, MDY'),('IntervalStyle','postgres'),('bytea_output','hex'),('TimeZone','UTC'),"
-    "('extra_float_digits','3'),('client_encoding','UTF8'),('xmloption','content'),('xmlbinary','base64'),('lc_monetary','C'),"
-    "('search_path','pg_catalog'),('quote_all_identifiers','off'),('standard_conforming_strings','on'),"
-    "('row_security','off'),('statement_timeout','0'),('lock_timeout','0'),('transaction_timeout','0'),"
-    "('idle_in_transaction_session_timeout','0'),('idle_session_timeout','0'),('default_transaction_read_only','off'),"
+    " ('DateStyle','ISO, "
+    "MDY'),('IntervalStyle','postgres'),('bytea_output','hex'),('TimeZone','UTC'),"
+    "('extra_float_digits','3'),('client_encoding','UTF8'),('xmloption','content'),('xmlbinary','"
+    "base64'),('lc_monetary','C'),"
+    "('search_path','pg_catalog'),('quote_all_identifiers','off'),('standard_conforming_strings','"
+    "on'),"
+    "('row_security','off'),('statement_timeout','0'),('lock_timeout','0'),('transaction_timeout','"
+    "0'),"
+    "('idle_in_transaction_session_timeout','0'),('idle_session_timeout','0'),('default_"
+    "transaction_read_only','off'),"
     "('default_transaction_isolation','read committed'),('default_transaction_deferrable','off'),"
-    "('synchronous_commit','local'),('client_min_messages','warning'),('synchronize_seqscans','off')) AS w(n, v)"
+    "('synchronous_commit','local'),('client_min_messages','warning'),('synchronize_seqscans','off'"
+    ")) AS w(n, v)"
     " JOIN pg_catalog.pg_settings s ON pg_catalog.lower(s.name) = pg_catalog.lower(w.n)";
 
 /* Notices could hold row values and are nobody's business here. */
@@ -301,28 +349,35 @@ static ss_status connected(const ss_source_env *env, PGconn *conn, bool late, ss
         int version = PQserverVersion(conn);
         if (version < 100000)
             return ss_fail(reterr, SS_STOP, "SS-PG-0006",
-                           "source %s is PostgreSQL %d.%d; logical replication by pgoutput starts with version 10", env->name,
-                           version / 10000, version / 100 % 100);
+                           "source %s is PostgreSQL %d.%d; logical replication by pgoutput starts "
+                           "with version 10",
+                           env->name, version / 10000, version / 100 % 100);
         /* An empty answer or an error would leave a session whose output means something else. */
         return ss_postgres_exec(conn, "pin the session's settings", pin_settings, reterr);
     }
     if (!conn)
-        return ss_fail(reterr, SS_RETRY, "SS-PG-0005", "no memory for a connection to source %s", env->name);
+        return ss_fail(reterr, SS_RETRY, "SS-PG-0005", "no memory for a connection to source %s",
+                       env->name);
     if (late)
         return ss_fail(reterr, SS_RETRY, "SS-PG-0001",
-                       "no connection to source %s at host %s within %" PRIu64 " ms (postgres.connect_timeout)", env->name,
-                       PQhost(conn) ? PQhost(conn) : "?", ss_postgres_opt(env)->connect_timeout);
+                       "no connection to source %s at host %s within %" PRIu64
+                       " ms (postgres.connect_timeout)",
+                       env->name, PQhost(conn) ? PQhost(conn) : "?",
+                       ss_postgres_opt(env)->connect_timeout);
     char sqlstate[6], said[400];
     connect_failed(PQerrorMessage(conn), sqlstate, said, sizeof said);
     ss_status status = ss_postgres_classify(sqlstate);
-    return ss_fail(reterr, status, "SS-PG-0001", "cannot connect to source %s: %s", env->name, said);
+    return ss_fail(reterr, status, "SS-PG-0001", "cannot connect to source %s: %s", env->name,
+                   said);
 }
 
-ss_status ss_postgres_connect(const ss_source_env *env, bool replication, PGconn **ret, ss_error *reterr) {
+ss_status ss_postgres_connect(const ss_source_env *env, bool replication, PGconn **ret,
+                              ss_error *reterr) {
     const struct ss_postgres_options *opt = ss_postgres_opt(env);
     bool set[3] = {false, false, false}, many_hosts = false, late = false;
     if (!opt->dsn || !*opt->dsn)
-        return ss_fail(reterr, SS_STOP, "SS-PG-0002", "postgres.dsn is empty; it must name the database to read");
+        return ss_fail(reterr, SS_STOP, "SS-PG-0002",
+                       "postgres.dsn is empty; it must name the database to read");
     ss_status status = dsn_check(opt->dsn, &many_hosts, set, reterr);
     char password[1024] = "", application[64], timeout[24];
     if (status == SS_OK && opt->password_file)
@@ -353,8 +408,10 @@ ss_status ss_postgres_connect(const ss_source_env *env, bool replication, PGconn
     keys[n] = NULL;
     values[n] = NULL;
 #undef PARAM
-    /* With several hosts libpq's own loop has a timeout for each, at the price of the SQLSTATE of a refusal. */
-    PGconn *conn = many_hosts ? PQconnectdbParams(keys, values, 1) : connect_steps(keys, values, timeout_ms, &late);
+    /* With several hosts libpq's own loop has a timeout for each, at the price of the SQLSTATE of a
+     * refusal. */
+    PGconn *conn = many_hosts ? PQconnectdbParams(keys, values, 1)
+                              : connect_steps(keys, values, timeout_ms, &late);
     explicit_bzero(password, sizeof password);
     status = connected(env, conn, late, reterr);
     if (status != SS_OK) {
@@ -365,16 +422,21 @@ ss_status ss_postgres_connect(const ss_source_env *env, bool replication, PGconn
     return SS_OK;
 }
 
-/* ---- statements ------------------------------------------------------------------------------------------------- */
+/* ---- statements
+ * -------------------------------------------------------------------------------------------------
+ */
 
-ss_status ss_postgres_query(PGconn *conn, const char *what, const char *sql, int nparams, const char *const *params,
-                            ExecStatusType expect, PGresult **ret, ss_error *reterr) {
-    PGresult *res = nparams == 0 ? PQexec(conn, sql) : PQexecParams(conn, sql, nparams, NULL, params, NULL, NULL, 0);
+ss_status ss_postgres_query(PGconn *conn, const char *what, const char *sql, int nparams,
+                            const char *const *params, ExecStatusType expect, PGresult **ret,
+                            ss_error *reterr) {
+    PGresult *res = nparams == 0 ? PQexec(conn, sql)
+                                 : PQexecParams(conn, sql, nparams, NULL, params, NULL, NULL, 0);
     if (PQresultStatus(res) != expect) {
-        ss_status status = PQresultStatus(res) == PGRES_FATAL_ERROR || !res
-                               ? ss_postgres_fail(reterr, "SS-PG-0003", __func__, conn, res, "cannot %s", what)
-                               : ss_fail(reterr, SS_STOP, "SS-PG-0003", "cannot %s: the server answered %s", what,
-                                         PQresStatus(PQresultStatus(res)));
+        ss_status status =
+            PQresultStatus(res) == PGRES_FATAL_ERROR || !res
+                ? ss_postgres_fail(reterr, "SS-PG-0003", __func__, conn, res, "cannot %s", what)
+                : ss_fail(reterr, SS_STOP, "SS-PG-0003", "cannot %s: the server answered %s", what,
+                          PQresStatus(PQresultStatus(res)));
         PQclear(res);
         return status;
     }

@@ -1,5 +1,6 @@
-/* decode: see postgres_decode.h. The reader has one sticky `bad` flag: a read past the end gives zero and sets it, and it is
- * looked at once, when the message is over (and where a count is about to size something). */
+/* decode: see postgres_decode.h. The reader has one sticky `bad` flag: a read past the end gives
+ * zero and sets it, and it is looked at once, when the message is over (and where a count is about
+ * to size something). */
 #include "agents/postgres/postgres_decode.h"
 #include <inttypes.h>
 #include <stdlib.h>
@@ -65,7 +66,8 @@ static ss_bytes get_string(struct reader *in) {
 }
 
 static int64_t get_time(struct reader *in) {
-    /* Two's complement wrap is what a damaged clock deserves; signed overflow would be undefined. */
+    /* Two's complement wrap is what a damaged clock deserves; signed overflow would be undefined.
+     */
     return (int64_t)(get64(in) + (uint64_t)SS_PG_EPOCH_US);
 }
 
@@ -73,7 +75,9 @@ static struct reader reader_of(ss_bytes bytes) {
     return (struct reader){bytes.ptr, bytes.ptr, bytes.ptr + bytes.len, bytes.len == 0};
 }
 
-/* ---- envelope --------------------------------------------------------------------------------------------------- */
+/* ---- envelope
+ * ---------------------------------------------------------------------------------------------------
+ */
 
 ss_status ss_walsender_decode(ss_bytes bytes, ss_walsender_message *ret, ss_error *reterr) {
     if (bytes.len == 0)
@@ -83,7 +87,8 @@ ss_status ss_walsender_decode(ss_bytes bytes, ss_walsender_message *ret, ss_erro
     uint8_t kind = get8(&in);
     if (kind == 'w') {
         out.kind = SS_WALSENDER_DATA;
-        (void)get64(&in); /* start: the record that this message was made from; the messages say where commits end */
+        (void)get64(&in); /* start: the record that this message was made from; the messages say
+                             where commits end */
         out.wal_end = get64(&in);
         out.sent_us = get_time(&in);
         out.payload = ss_bytes_of(in.at, (size_t)(in.end - in.at));
@@ -95,11 +100,13 @@ ss_status ss_walsender_decode(ss_bytes bytes, ss_walsender_message *ret, ss_erro
         in.bad |= in.at != in.end;
     } else {
         return ss_fail(reterr, SS_STOP, "SS-PG-0011",
-                       "the walsender sent a message of unknown kind 0x%02x; this version reads XLogData and keepalives",
+                       "the walsender sent a message of unknown kind 0x%02x; this version reads "
+                       "XLogData and keepalives",
                        kind);
     }
     if (in.bad)
-        return ss_fail(reterr, SS_STOP, "SS-PG-0010", "the walsender's message of kind '%c' with %zu bytes is cut or too long",
+        return ss_fail(reterr, SS_STOP, "SS-PG-0010",
+                       "the walsender's message of kind '%c' with %zu bytes is cut or too long",
                        kind, bytes.len);
     *ret = out;
     return SS_OK;
@@ -111,7 +118,8 @@ static uint8_t *put64(uint8_t *out, uint64_t value) {
     return out + 8;
 }
 
-void ss_walsender_status(uint8_t out[SS_WALSENDER_STATUS_BYTES], uint64_t lsn, int64_t now_us, bool reply) {
+void ss_walsender_status(uint8_t out[SS_WALSENDER_STATUS_BYTES], uint64_t lsn, int64_t now_us,
+                         bool reply) {
     uint8_t *p = out;
     *p++ = 'r';
     p = put64(p, lsn); /* written */
@@ -121,7 +129,9 @@ void ss_walsender_status(uint8_t out[SS_WALSENDER_STATUS_BYTES], uint64_t lsn, i
     *p = reply ? 1 : 0;
 }
 
-/* ---- messages --------------------------------------------------------------------------------------------------- */
+/* ---- messages
+ * ---------------------------------------------------------------------------------------------------
+ */
 
 void ss_pgoutput_init(ss_pgoutput *decoder) {
     *decoder = (ss_pgoutput){0};
@@ -168,11 +178,14 @@ static bool arrays_grow(struct ss_pgoutput_arrays *arrays, uint32_t want) {
 }
 
 static ss_status no_memory(ss_error *reterr) {
-    return ss_fail(reterr, SS_RETRY, "SS-PG-0005", "no memory for the columns of a pgoutput message");
+    return ss_fail(reterr, SS_RETRY, "SS-PG-0005",
+                   "no memory for the columns of a pgoutput message");
 }
 
-/* TupleData. A column takes one byte at least, so a count beyond the message is refused before anything is sized by it. */
-static ss_status read_tuple(struct reader *in, struct ss_pgoutput_arrays *arrays, ss_pgoutput_tuple *ret, ss_error *reterr) {
+/* TupleData. A column takes one byte at least, so a count beyond the message is refused before
+ * anything is sized by it. */
+static ss_status read_tuple(struct reader *in, struct ss_pgoutput_arrays *arrays,
+                            ss_pgoutput_tuple *ret, ss_error *reterr) {
     uint16_t count = get16(in);
     if (in->bad || (size_t)(in->end - in->at) < count) {
         in->bad = true;
@@ -202,13 +215,15 @@ static ss_status read_tuple(struct reader *in, struct ss_pgoutput_arrays *arrays
     return SS_OK;
 }
 
-static ss_status read_relation(ss_pgoutput *decoder, struct reader *in, ss_pgoutput_relation *ret, ss_error *reterr) {
+static ss_status read_relation(ss_pgoutput *decoder, struct reader *in, ss_pgoutput_relation *ret,
+                               ss_error *reterr) {
     ret->relid = get32(in);
     ret->ns = get_string(in);
     ret->name = get_string(in);
     ret->identity = (char)get8(in);
     ret->count = get16(in);
-    if (in->bad || (size_t)(in->end - in->at) / 10 < ret->count) { /* flags, name's NUL, type, typmod */
+    if (in->bad ||
+        (size_t)(in->end - in->at) / 10 < ret->count) { /* flags, name's NUL, type, typmod */
         in->bad = true;
         return SS_OK;
     }
@@ -221,7 +236,8 @@ static ss_status read_relation(ss_pgoutput *decoder, struct reader *in, ss_pgout
         ss_pgoutput_column *column = &decoder->columns[i];
         uint8_t flags = get8(in);
         column->key = (flags & 1) != 0;
-        in->bad |= (flags & ~1u) != 0; /* a flag that we do not know might change what a tuple means */
+        in->bad |=
+            (flags & ~1u) != 0; /* a flag that we do not know might change what a tuple means */
         column->name = get_string(in);
         column->type = get32(in);
         column->typmod = (int32_t)get32(in);
@@ -230,7 +246,8 @@ static ss_status read_relation(ss_pgoutput *decoder, struct reader *in, ss_pgout
     return SS_OK;
 }
 
-static ss_status read_change(ss_pgoutput *decoder, struct reader *in, ss_pgoutput_message *message, ss_error *reterr) {
+static ss_status read_change(ss_pgoutput *decoder, struct reader *in, ss_pgoutput_message *message,
+                             ss_error *reterr) {
     message->u.change.relid = get32(in);
     uint8_t kind = get8(in);
     if (message->type != 'I' && (kind == 'K' || kind == 'O')) {
@@ -248,7 +265,8 @@ static ss_status read_change(ss_pgoutput *decoder, struct reader *in, ss_pgoutpu
     return read_tuple(in, &decoder->new, &message->u.change.new, reterr);
 }
 
-static ss_status read_truncate(ss_pgoutput *decoder, struct reader *in, ss_pgoutput_message *message, ss_error *reterr) {
+static ss_status read_truncate(ss_pgoutput *decoder, struct reader *in,
+                               ss_pgoutput_message *message, ss_error *reterr) {
     uint32_t count = get32(in);
     uint8_t flags = get8(in);
     if (in->bad || (size_t)(in->end - in->at) / 4 < count || (flags & ~3u) != 0) {
@@ -269,7 +287,8 @@ static ss_status read_truncate(ss_pgoutput *decoder, struct reader *in, ss_pgout
     return SS_OK;
 }
 
-static ss_status read_body(ss_pgoutput *decoder, struct reader *in, ss_pgoutput_message *out, ss_error *reterr) {
+static ss_status read_body(ss_pgoutput *decoder, struct reader *in, ss_pgoutput_message *out,
+                           ss_error *reterr) {
     switch (out->type) {
     case 'B':
         out->u.begin.final_lsn = get64(in);
@@ -307,12 +326,14 @@ static ss_status read_body(ss_pgoutput *decoder, struct reader *in, ss_pgoutput_
         return SS_OK;
     default:
         return ss_fail(reterr, SS_STOP, "SS-PG-0011",
-                       "pgoutput sent a message of unknown kind 0x%02x with %zu bytes; this version speaks protocol 1",
+                       "pgoutput sent a message of unknown kind 0x%02x with %zu bytes; this "
+                       "version speaks protocol 1",
                        (unsigned)(uint8_t)out->type, (size_t)(in->end - in->start));
     }
 }
 
-ss_status ss_pgoutput_decode(ss_pgoutput *decoder, ss_bytes bytes, ss_pgoutput_message *ret, ss_error *reterr) {
+ss_status ss_pgoutput_decode(ss_pgoutput *decoder, ss_bytes bytes, ss_pgoutput_message *ret,
+                             ss_error *reterr) {
     if (bytes.len == 0)
         return ss_fail(reterr, SS_STOP, "SS-PG-0010", "pgoutput sent an empty message");
     struct reader in = reader_of(bytes);
@@ -323,18 +344,22 @@ ss_status ss_pgoutput_decode(ss_pgoutput *decoder, ss_bytes bytes, ss_pgoutput_m
         return status;
     if (in.bad || in.at != in.end)
         return ss_fail(reterr, SS_STOP, "SS-PG-0010",
-                       "pgoutput's message of kind '%c' with %zu bytes is %s at offset %zu; the link or the server damaged it",
+                       "pgoutput's message of kind '%c' with %zu bytes is %s at offset %zu; the "
+                       "link or the server damaged it",
                        out.type, bytes.len, in.bad ? "cut or malformed" : "longer than its content",
                        (size_t)(in.at - in.start));
     *ret = out;
     return SS_OK;
 }
 
-/* ---- changes ---------------------------------------------------------------------------------------------------- */
+/* ---- changes
+ * ----------------------------------------------------------------------------------------------------
+ */
 
-/* A K tuple holds the key alone: the wire writes `n` for every other column, which says nothing about its value. */
-static ss_status shape_key(ss_pgoutput *decoder, const ss_pgoutput_shape *shape, const ss_pgoutput_tuple *old, ss_row *ret,
-                           ss_error *reterr) {
+/* A K tuple holds the key alone: the wire writes `n` for every other column, which says nothing
+ * about its value. */
+static ss_status shape_key(ss_pgoutput *decoder, const ss_pgoutput_shape *shape,
+                           const ss_pgoutput_tuple *old, ss_row *ret, ss_error *reterr) {
     struct ss_pgoutput_arrays *arrays = &decoder->old;
     bool any = false;
     for (uint32_t i = 0; i < old->count; i++) {
@@ -347,17 +372,20 @@ static ss_status shape_key(ss_pgoutput *decoder, const ss_pgoutput_shape *shape,
         if (arrays->kinds[i] != SS_CELL_VALUE)
             return ss_fail(reterr, SS_STOP, "SS-PG-0015",
                            "a change of %s came without a value for its key column number %" PRIu32
-                           "; give its partitions the replica identity of their root", shape->name, i + 1);
+                           "; give its partitions the replica identity of their root",
+                           shape->name, i + 1);
     }
     if (!any)
-        return ss_fail(reterr, SS_STOP, "SS-PG-0015", "a change of %s came with a key, but the relation names no key column",
+        return ss_fail(reterr, SS_STOP, "SS-PG-0015",
+                       "a change of %s came with a key, but the relation names no key column",
                        shape->name);
     *ret = (ss_row){old->count, arrays->kinds, arrays->cells};
     return SS_OK;
 }
 
-/* `u` (a TOAST value that was not touched) stands in the new tuple even where the old one, sent beside it, has the value:
- * under REPLICA IDENTITY FULL for any column, under a key for the key's own columns. */
+/* `u` (a TOAST value that was not touched) stands in the new tuple even where the old one, sent
+ * beside it, has the value: under REPLICA IDENTITY FULL for any column, under a key for the key's
+ * own columns. */
 static void fill_unchanged(ss_pgoutput *decoder, const ss_pgoutput_message *message) {
     const struct ss_pgoutput_arrays *old = &decoder->old;
     struct ss_pgoutput_arrays *new = &decoder->new;
@@ -371,18 +399,20 @@ static void fill_unchanged(ss_pgoutput *decoder, const ss_pgoutput_message *mess
     }
 }
 
-static ss_status check_count(const ss_pgoutput_shape *shape, char type, uint32_t count, ss_error *reterr) {
+static ss_status check_count(const ss_pgoutput_shape *shape, char type, uint32_t count,
+                             ss_error *reterr) {
     if (count == shape->count)
         return SS_OK;
     return ss_fail(reterr, SS_STOP, "SS-PG-0013",
-                   "a pgoutput '%c' of %s has %" PRIu32 " columns, but its Relation message named %" PRIu32, type, shape->name,
-                   count, shape->count);
+                   "a pgoutput '%c' of %s has %" PRIu32
+                   " columns, but its Relation message named %" PRIu32,
+                   type, shape->name, count, shape->count);
 }
 
-ss_status ss_pgoutput_change(ss_pgoutput *decoder, const ss_pgoutput_shape *shape, ss_pgoutput_message *message,
-                             ss_change *ret, ss_error *reterr) {
+ss_status ss_pgoutput_change(ss_pgoutput *decoder, const ss_pgoutput_shape *shape,
+                             ss_pgoutput_message *message, ss_change *ret, ss_error *reterr) {
     ss_change out = {.schema_id = shape->schema_id};
-    out.op = message->type == 'I' ? SIDESPOOL__OP__OP_INSERT
+    out.op = message->type == 'I'   ? SIDESPOOL__OP__OP_INSERT
              : message->type == 'U' ? SIDESPOOL__OP__OP_UPDATE
                                     : SIDESPOOL__OP__OP_DELETE;
     ss_status status = SS_OK;

@@ -1,13 +1,15 @@
 /* decode -> select -> sink: what each message of the stream means for the pipeline. Capture thread.
  *
- * A message that the sink refuses (SS_BUSY: the spool is full) has changed nothing here and is offered again as it was. */
+ * A message that the sink refuses (SS_BUSY: the spool is full) has changed nothing here and is
+ * offered again as it was. */
 #include "agents/postgres/postgres_source.h"
 #include "sidespool/log.h"
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-/* ---- relations of this session ------------------------------------------------------------------------------------ */
+/* ---- relations of this session
+ * ------------------------------------------------------------------------------------ */
 
 static void relation_free(ss_postgres_relation *rel) {
     if (!rel)
@@ -75,7 +77,8 @@ static ss_status no_memory(ss_error *reterr) {
     return ss_fail(reterr, SS_RETRY, "SS-PG-0005", "no memory for a message of the source");
 }
 
-/* ---- Relation and Type ---------------------------------------------------------------------------------------------- */
+/* ---- Relation and Type
+ * ---------------------------------------------------------------------------------------------- */
 
 static ss_postgres_relation *relation_make(const ss_pgoutput_relation *wire, ss_bytes raw) {
     ss_postgres_relation *rel = calloc(1, sizeof *rel);
@@ -87,7 +90,8 @@ static ss_postgres_relation *relation_make(const ss_pgoutput_relation *wire, ss_
     rel->wire_key = calloc(wire->count + 1u, sizeof *rel->wire_key);
     if (wire->ns.len > 255 || wire->name.len > 255 ||
         asprintf(&rel->name, "%.*s.%.*s", wire->ns.len ? (int)wire->ns.len : 10,
-                 wire->ns.len ? (const char *)wire->ns.ptr : "pg_catalog", (int)wire->name.len, (const char *)wire->name.ptr) < 0)
+                 wire->ns.len ? (const char *)wire->ns.ptr : "pg_catalog", (int)wire->name.len,
+                 (const char *)wire->name.ptr) < 0)
         rel->name = NULL;
     if (!rel->raw || !rel->wire_key || !rel->name) {
         relation_free(rel);
@@ -96,14 +100,16 @@ static ss_postgres_relation *relation_make(const ss_pgoutput_relation *wire, ss_
     memcpy(rel->raw, raw.ptr, raw.len);
     for (uint32_t i = 0; i < wire->count; i++)
         rel->wire_key[i] = wire->columns[i].key;
-    rel->shape = (ss_pgoutput_shape){0, rel->name, wire->count, rel->wire_key, wire->identity == 'f'};
+    rel->shape =
+        (ss_pgoutput_shape){0, rel->name, wire->count, rel->wire_key, wire->identity == 'f'};
     return rel;
 }
 
-/* pgoutput repeats a Relation whenever its cache was invalidated (an ANALYZE is enough): only another content is news. The
- * catalogue is read on a session of its own and may be ahead of the stream; the Schema follows the message. */
-static ss_status on_relation(ss_source *source, const ss_sink *sink, const ss_pgoutput_relation *wire, ss_bytes raw,
-                             ss_error *reterr) {
+/* pgoutput repeats a Relation whenever its cache was invalidated (an ANALYZE is enough): only
+ * another content is news. The catalogue is read on a session of its own and may be ahead of the
+ * stream; the Schema follows the message. */
+static ss_status on_relation(ss_source *source, const ss_sink *sink,
+                             const ss_pgoutput_relation *wire, ss_bytes raw, ss_error *reterr) {
     const ss_postgres_relation *known = find(&source->relations, wire->relid);
     if (known && known->raw_len == raw.len && memcmp(known->raw, raw.ptr, raw.len) == 0)
         return SS_OK;
@@ -113,18 +119,19 @@ static ss_status on_relation(ss_source *source, const ss_sink *sink, const ss_pg
     ss_postgres_relation *rel = relation_make(wire, raw);
     if (!rel)
         return no_memory(reterr);
-    status = ss_postgres_relation_wanted(source->catalog, source->env, wire->relid, rel->name, source->via_root,
-                                         &rel->selected, reterr);
+    status = ss_postgres_relation_wanted(source->catalog, source->env, wire->relid, rel->name,
+                                         source->via_root, &rel->selected, reterr);
     if (status == SS_OK && rel->selected) {
         Sidespool__Schema *schema;
         ss_arena_reset(source->arena);
-        status = ss_postgres_schema_of_wire(source->catalog, wire, source->types, source->type_count, source->arena, &schema,
-                                            reterr);
+        status = ss_postgres_schema_of_wire(source->catalog, wire, source->types,
+                                            source->type_count, source->arena, &schema, reterr);
         if (status == SS_OK)
             status = sink->schema(sink->ctx, schema, &rel->shape.schema_id, reterr);
     }
     if (status == SS_OK && !known)
-        SS_LOG(SS_DEBUG, "relation", SS_S("table", rel->name), SS_U("relid", rel->relid), SS_U("selected", rel->selected));
+        SS_LOG(SS_DEBUG, "relation", SS_S("table", rel->name), SS_U("relid", rel->relid),
+               SS_U("selected", rel->selected));
     if (status == SS_OK && !relations_put(&source->relations, rel))
         status = no_memory(reterr);
     if (status != SS_OK)
@@ -142,7 +149,8 @@ static void put_quoted(ss_buf *out, ss_bytes name) {
     ss_buf_put_byte(out, '"');
 }
 
-static ss_status on_type(ss_source *source, uint32_t oid, ss_bytes ns, ss_bytes name, ss_error *reterr) {
+static ss_status on_type(ss_source *source, uint32_t oid, ss_bytes ns, ss_bytes name,
+                         ss_error *reterr) {
     ss_buf text;
     ss_buf_init(&text);
     put_quoted(&text, ns.len ? ns : ss_bytes_str("pg_catalog"));
@@ -173,18 +181,21 @@ static ss_status on_type(ss_source *source, uint32_t oid, ss_bytes ns, ss_bytes 
     return SS_OK;
 }
 
-/* ---- transactions --------------------------------------------------------------------------------------------------- */
+/* ---- transactions
+ * ---------------------------------------------------------------------------------------------------
+ */
 
 static ss_status on_begin(ss_source *source, const ss_pgoutput_message *message, ss_error *reterr) {
     if (source->in_transaction)
-        return ss_fail(reterr, SS_STOP, "SS-PG-0016", "the source began a transaction inside another one");
+        return ss_fail(reterr, SS_STOP, "SS-PG-0016",
+                       "the source began a transaction inside another one");
     source->in_transaction = true;
     source->begun = false;
     source->final_lsn = message->u.begin.final_lsn;
     source->commit_time_us = message->u.begin.time_us;
     source->xid = message->u.begin.xid;
-    /* A start position is the end of a WAL record. A commit record that starts before it therefore ends at or before it:
-     * the transaction was durable here when that position was. */
+    /* A start position is the end of a WAL record. A commit record that starts before it therefore
+     * ends at or before it: the transaction was durable here when that position was. */
     source->skipping = source->final_lsn < source->start_lsn;
     return SS_OK;
 }
@@ -200,18 +211,22 @@ static ss_status begin_once(ss_source *source, const ss_sink *sink, ss_error *re
     return status;
 }
 
-static ss_status on_commit(ss_source *source, const ss_sink *sink, const ss_pgoutput_message *message, ss_error *reterr) {
+static ss_status on_commit(ss_source *source, const ss_sink *sink,
+                           const ss_pgoutput_message *message, ss_error *reterr) {
     uint64_t end = message->u.commit.end_lsn;
     char position[24];
     ss_postgres_lsn_text(end, position, sizeof position);
     if (!source->in_transaction || message->u.commit.commit_lsn != source->final_lsn)
-        return ss_fail(reterr, SS_STOP, "SS-PG-0016", "the commit at %s does not end the transaction that was begun", position);
+        return ss_fail(reterr, SS_STOP, "SS-PG-0016",
+                       "the commit at %s does not end the transaction that was begun", position);
     if (source->skipping != (end <= source->start_lsn))
-        return ss_fail(reterr, SS_STOP, "SS-PG-0016", "the transaction that ends at %s reaches over the position it resumes from",
+        return ss_fail(reterr, SS_STOP, "SS-PG-0016",
+                       "the transaction that ends at %s reaches over the position it resumes from",
                        position);
     ss_status status = SS_OK;
     if (source->skipping)
-        SS_LOG(SS_INFO, "transaction_known", SS_S("position", position), SS_U("dropped", source->dropped + 1));
+        SS_LOG(SS_INFO, "transaction_known", SS_S("position", position),
+               SS_U("dropped", source->dropped + 1));
     else if (source->begun)
         status = sink->commit(sink->ctx, position, message->u.commit.time_us, reterr);
     else
@@ -225,18 +240,22 @@ static ss_status on_commit(ss_source *source, const ss_sink *sink, const ss_pgou
     return SS_OK;
 }
 
-static ss_status relation_of(ss_source *source, uint32_t relid, ss_postgres_relation **ret, ss_error *reterr) {
+static ss_status relation_of(ss_source *source, uint32_t relid, ss_postgres_relation **ret,
+                             ss_error *reterr) {
     if (!source->in_transaction)
-        return ss_fail(reterr, SS_STOP, "SS-PG-0016", "the source sent a change outside of a transaction");
+        return ss_fail(reterr, SS_STOP, "SS-PG-0016",
+                       "the source sent a change outside of a transaction");
     ss_postgres_relation *rel = find(&source->relations, relid);
     if (!rel)
-        return ss_fail(reterr, SS_STOP, "SS-PG-0012", "the source sent a change of oid %" PRIu32 " without its Relation message",
+        return ss_fail(reterr, SS_STOP, "SS-PG-0012",
+                       "the source sent a change of oid %" PRIu32 " without its Relation message",
                        relid);
     *ret = rel;
     return SS_OK;
 }
 
-static ss_status on_change(ss_source *source, const ss_sink *sink, ss_pgoutput_message *message, ss_error *reterr) {
+static ss_status on_change(ss_source *source, const ss_sink *sink, ss_pgoutput_message *message,
+                           ss_error *reterr) {
     ss_postgres_relation *rel;
     ss_change change;
     ss_status status = relation_of(source, message->u.change.relid, &rel, reterr);
@@ -248,7 +267,8 @@ static ss_status on_change(ss_source *source, const ss_sink *sink, ss_pgoutput_m
     return status == SS_OK ? sink->change(sink->ctx, &change, reterr) : status;
 }
 
-static ss_status on_truncate(ss_source *source, const ss_sink *sink, const ss_pgoutput_message *message, ss_error *reterr) {
+static ss_status on_truncate(ss_source *source, const ss_sink *sink,
+                             const ss_pgoutput_message *message, ss_error *reterr) {
     size_t count = message->u.truncate.count, n = 0;
     if (count > source->truncate_cap) {
         uint64_t *more = reallocarray(source->truncate_ids, count, sizeof *more);
@@ -274,7 +294,8 @@ static ss_status on_truncate(ss_source *source, const ss_sink *sink, const ss_pg
     return status;
 }
 
-static ss_status on_message(ss_source *source, const ss_sink *sink, ss_bytes payload, ss_error *reterr) {
+static ss_status on_message(ss_source *source, const ss_sink *sink, ss_bytes payload,
+                            ss_error *reterr) {
     ss_pgoutput_message message;
     ss_status status = ss_pgoutput_decode(&source->decoder, payload, &message, reterr);
     if (status != SS_OK)
@@ -294,13 +315,16 @@ static ss_status on_message(ss_source *source, const ss_sink *sink, ss_bytes pay
         return on_change(source, sink, &message, reterr);
     case 'T':
         return on_truncate(source, sink, &message, reterr);
-    default: /* 'O' (where the source itself had it from) and 'M' (logical messages) are dropped by policy */
+    default: /* 'O' (where the source itself had it from) and 'M' (logical messages) are dropped by
+                policy */
         return SS_OK;
     }
 }
 
-/* Outside a transaction every commit before wal_end has been sent and handed over: it is a position to resume from. */
-static ss_status on_keepalive(ss_source *source, const ss_sink *sink, const ss_walsender_message *envelope, ss_error *reterr) {
+/* Outside a transaction every commit before wal_end has been sent and handed over: it is a position
+ * to resume from. */
+static ss_status on_keepalive(ss_source *source, const ss_sink *sink,
+                              const ss_walsender_message *envelope, ss_error *reterr) {
     if (envelope->reply) {
         ss_status status = ss_postgres_stream_feedback(&source->stream, true, reterr);
         if (status != SS_OK)
@@ -317,19 +341,24 @@ static ss_status on_keepalive(ss_source *source, const ss_sink *sink, const ss_w
 }
 
 static ss_status refuse_size(ss_source *source, ss_bytes payload, ss_error *reterr) {
-    uint32_t relid = payload.len < 5 ? 0 : (uint32_t)payload.ptr[1] << 24 | (uint32_t)payload.ptr[2] << 16 |
-                                               (uint32_t)payload.ptr[3] << 8 | payload.ptr[4];
+    uint32_t relid = payload.len < 5
+                         ? 0
+                         : (uint32_t)payload.ptr[1] << 24 | (uint32_t)payload.ptr[2] << 16 |
+                               (uint32_t)payload.ptr[3] << 8 | payload.ptr[4];
     const ss_postgres_relation *rel = find(&source->relations, relid);
-    return ss_fail(reterr, SS_STOP, "SS-PG-0014", "a change of %s has %zu bytes, max_message allows %" PRIu64,
+    return ss_fail(reterr, SS_STOP, "SS-PG-0014",
+                   "a change of %s has %zu bytes, max_message allows %" PRIu64,
                    rel ? rel->name : "an unknown table", payload.len, source->env->max_message);
 }
 
-ss_status ss_postgres_message(ss_source *source, const ss_sink *sink, ss_bytes bytes, ss_error *reterr) {
+ss_status ss_postgres_message(ss_source *source, const ss_sink *sink, ss_bytes bytes,
+                              ss_error *reterr) {
     ss_walsender_message envelope;
     ss_status status = ss_walsender_decode(bytes, &envelope, reterr);
     if (status == SS_OK && envelope.kind == SS_WALSENDER_KEEPALIVE)
         return on_keepalive(source, sink, &envelope, reterr);
-    if (status == SS_OK && source->env->max_message && envelope.payload.len > source->env->max_message)
+    if (status == SS_OK && source->env->max_message &&
+        envelope.payload.len > source->env->max_message)
         status = refuse_size(source, envelope.payload, reterr);
     if (status == SS_OK)
         status = on_message(source, sink, envelope.payload, reterr);

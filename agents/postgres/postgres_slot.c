@@ -1,8 +1,10 @@
-/* connect: is this the history that the spool holds the beginning of? And the slot's making and dropping.
+/* connect: is this the history that the spool holds the beginning of? And the slot's making and
+ * dropping.
  *
- * The identity kept in the spool's meta is "sysid=… timeline=… slot=… publication=OID dbname=…". A slot that is missing, lost,
- * someone else's or ahead of us, another system, a timeline that left ours before our position, a server behind us, another
- * publication of the same name: each of these means that changes are missing, and is said as a gap, never passed over. */
+ * The identity kept in the spool's meta is "sysid=… timeline=… slot=… publication=OID dbname=…". A
+ * slot that is missing, lost, someone else's or ahead of us, another system, a timeline that left
+ * ours before our position, a server behind us, another publication of the same name: each of these
+ * means that changes are missing, and is said as a gap, never passed over. */
 #include "agents/postgres/postgres_source.h"
 #include "sidespool/log.h"
 #include <inttypes.h>
@@ -15,12 +17,12 @@
 struct facts {
     char sysid[32], dbname[64];
     uint32_t timeline;
-    uint64_t lsn;          /* flushed, on a standby: replayed */
+    uint64_t lsn; /* flushed, on a standby: replayed */
     bool standby;
-    uint32_t publication;  /* oid; 0: there is none */
+    uint32_t publication; /* oid; 0: there is none */
     bool slot_exists, slot_ours, slot_lost;
     char slot_why[64];
-    int slot_pid;          /* 0: inactive */
+    int slot_pid; /* 0: inactive */
     uint64_t confirmed;
 };
 
@@ -34,15 +36,16 @@ ss_status ss_postgres_catalog_ready(ss_source *source, ss_error *reterr) {
 
 static ss_status read_system(ss_source *source, struct facts *out, ss_error *reterr) {
     PGresult *res;
-    ss_status status = ss_postgres_query(source->replication, "identify the source", "IDENTIFY_SYSTEM", 0, NULL,
-                                         PGRES_TUPLES_OK, &res, reterr);
+    ss_status status = ss_postgres_query(source->replication, "identify the source",
+                                         "IDENTIFY_SYSTEM", 0, NULL, PGRES_TUPLES_OK, &res, reterr);
     if (status != SS_OK)
         return status;
     snprintf(out->sysid, sizeof out->sysid, "%s", ss_postgres_value(res, 0, 0));
     out->timeline = (uint32_t)strtoul(ss_postgres_value(res, 0, 1), NULL, 10);
     snprintf(out->dbname, sizeof out->dbname, "%s", ss_postgres_value(res, 0, 3));
     if (PQntuples(res) != 1 || !*out->sysid || !out->timeline)
-        status = ss_fail(reterr, SS_RETRY, "SS-PG-0051", "the source does not say which system it is");
+        status =
+            ss_fail(reterr, SS_RETRY, "SS-PG-0051", "the source does not say which system it is");
     PQclear(res);
     return status;
 }
@@ -63,7 +66,8 @@ static ss_status read_server(ss_source *source, struct facts *out, ss_error *ret
     out->publication = (uint32_t)strtoul(ss_postgres_value(res, 0, 2), NULL, 10);
     source->sender_timeout_ms = strtoll(ss_postgres_value(res, 0, 3), NULL, 10);
     if (!ss_postgres_lsn_parse(ss_postgres_value(res, 0, 1), &out->lsn))
-        status = ss_fail(reterr, SS_RETRY, "SS-PG-0051", "the source does not say how far its WAL reaches");
+        status = ss_fail(reterr, SS_RETRY, "SS-PG-0051",
+                         "the source does not say how far its WAL reaches");
     PQclear(res);
     return status;
 }
@@ -72,7 +76,8 @@ static ss_status read_slot(ss_source *source, struct facts *out, ss_error *reter
     int version = PQserverVersion(source->catalog);
     char sql[1024];
     snprintf(sql, sizeof sql,
-             "SELECT s.slot_type, s.plugin, s.database, coalesce(s.active_pid, 0), s.confirmed_flush_lsn, s.restart_lsn IS NULL,"
+             "SELECT s.slot_type, s.plugin, s.database, coalesce(s.active_pid, 0), "
+             "s.confirmed_flush_lsn, s.restart_lsn IS NULL,"
              " s.temporary, %s, %s FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1",
              version >= 130000 ? "coalesce(s.wal_status, '')" : "''",
              version >= 170000   ? "coalesce(s.invalidation_reason, '')"
@@ -80,16 +85,18 @@ static ss_status read_slot(ss_source *source, struct facts *out, ss_error *reter
                                  : "''");
     const char *params[1] = {source->names.slot};
     PGresult *res;
-    ss_status status =
-        ss_postgres_query(source->catalog, "read the slot", sql, 1, params, PGRES_TUPLES_OK, &res, reterr);
+    ss_status status = ss_postgres_query(source->catalog, "read the slot", sql, 1, params,
+                                         PGRES_TUPLES_OK, &res, reterr);
     if (status != SS_OK)
         return status;
     if (PQntuples(res) > 0) {
-        const char *wal_status = ss_postgres_value(res, 0, 7), *invalid = ss_postgres_value(res, 0, 8);
+        const char *wal_status = ss_postgres_value(res, 0, 7),
+                   *invalid = ss_postgres_value(res, 0, 8);
         out->slot_exists = true;
         out->slot_ours = strcmp(ss_postgres_value(res, 0, 0), "logical") == 0 &&
                          strcmp(ss_postgres_value(res, 0, 1), "pgoutput") == 0 &&
-                         strcmp(ss_postgres_value(res, 0, 2), out->dbname) == 0 && *ss_postgres_value(res, 0, 6) != 't';
+                         strcmp(ss_postgres_value(res, 0, 2), out->dbname) == 0 &&
+                         *ss_postgres_value(res, 0, 6) != 't';
         out->slot_pid = (int)strtol(ss_postgres_value(res, 0, 3), NULL, 10);
         bool confirmed = ss_postgres_lsn_parse(ss_postgres_value(res, 0, 4), &out->confirmed);
         bool restart_gone = *ss_postgres_value(res, 0, 5) == 't';
@@ -100,7 +107,9 @@ static ss_status read_slot(ss_source *source, struct facts *out, ss_error *reter
     return SS_OK;
 }
 
-/* ---- the old identity ----------------------------------------------------------------------------------------------- */
+/* ---- the old identity
+ * -----------------------------------------------------------------------------------------------
+ */
 
 /* The value of "key=" in an identity; dbname comes last, because it may hold blanks. */
 static bool identity_get(const char *identity, const char *key, char *ret, size_t size) {
@@ -124,8 +133,8 @@ static ss_status gap(ss_source_verdict *verdict) {
 }
 
 /* A timeline's history lists each ancestor and where it was left: "1\t0/3000000\treason". */
-static ss_status compare_timeline(ss_source *source, const struct facts *now, uint32_t before, uint64_t position,
-                                  ss_source_verdict *verdict, ss_error *reterr) {
+static ss_status compare_timeline(ss_source *source, const struct facts *now, uint32_t before,
+                                  uint64_t position, ss_source_verdict *verdict, ss_error *reterr) {
     if (before == now->timeline)
         return SS_OK;
     uint64_t left_at = 0;
@@ -134,8 +143,8 @@ static ss_status compare_timeline(ss_source *source, const struct facts *now, ui
         char sql[64];
         PGresult *res;
         snprintf(sql, sizeof sql, "TIMELINE_HISTORY %" PRIu32, now->timeline);
-        ss_status status = ss_postgres_query(source->replication, "read the timeline's history", sql, 0, NULL, PGRES_TUPLES_OK,
-                                             &res, reterr);
+        ss_status status = ss_postgres_query(source->replication, "read the timeline's history",
+                                             sql, 0, NULL, PGRES_TUPLES_OK, &res, reterr);
         if (status != SS_OK)
             return status;
         for (const char *line = ss_postgres_value(res, 0, 1); line && *line && !found;) {
@@ -153,85 +162,111 @@ static ss_status compare_timeline(ss_source *source, const struct facts *now, ui
         return SS_OK;
     }
     (void)ss_fail(reterr, SS_STOP, "SS-PG-0046",
-                  "the source is on timeline %" PRIu32 ", which does not hold what timeline %" PRIu32
-                  " had up to our position: a failover or restore went back before it", now->timeline, before);
+                  "the source is on timeline %" PRIu32
+                  ", which does not hold what timeline %" PRIu32
+                  " had up to our position: a failover or restore went back before it",
+                  now->timeline, before);
     return gap(verdict);
 }
 
-static ss_status compare_identity(ss_source *source, const char *identity, const struct facts *now, uint64_t position,
-                                  ss_source_verdict *verdict, ss_error *reterr) {
+static ss_status compare_identity(ss_source *source, const char *identity, const struct facts *now,
+                                  uint64_t position, ss_source_verdict *verdict, ss_error *reterr) {
     char sysid[32] = "", timeline[16] = "", slot[64] = "", dbname[64] = "", publication[16] = "0";
-    if (!identity_get(identity, "sysid", sysid, sizeof sysid) || !identity_get(identity, "timeline", timeline, sizeof timeline) ||
-        !identity_get(identity, "slot", slot, sizeof slot) || !identity_get(identity, "dbname", dbname, sizeof dbname))
-        return ss_fail(reterr, SS_STOP, "SS-PG-0051", "the spool's identity is not that of a PostgreSQL source");
+    if (!identity_get(identity, "sysid", sysid, sizeof sysid) ||
+        !identity_get(identity, "timeline", timeline, sizeof timeline) ||
+        !identity_get(identity, "slot", slot, sizeof slot) ||
+        !identity_get(identity, "dbname", dbname, sizeof dbname))
+        return ss_fail(reterr, SS_STOP, "SS-PG-0051",
+                       "the spool's identity is not that of a PostgreSQL source");
     (void)identity_get(identity, "publication", publication, sizeof publication);
     if (strcmp(sysid, now->sysid) != 0) {
-        (void)ss_fail(reterr, SS_STOP, "SS-PG-0040", "the source is another system (identifier %s, the spool's is %s)", now->sysid,
+        (void)ss_fail(reterr, SS_STOP, "SS-PG-0040",
+                      "the source is another system (identifier %s, the spool's is %s)", now->sysid,
                       sysid);
         return gap(verdict);
     }
     if (strcmp(slot, source->names.slot) != 0 || strcmp(dbname, now->dbname) != 0) {
-        (void)ss_fail(reterr, SS_STOP, "SS-PG-0047", "the spool follows slot %s of database %s, the agent's file now says slot %s "
-                      "of database %s", slot, dbname, source->names.slot, now->dbname);
+        (void)ss_fail(reterr, SS_STOP, "SS-PG-0047",
+                      "the spool follows slot %s of database %s, the agent's file now says slot %s "
+                      "of database %s",
+                      slot, dbname, source->names.slot, now->dbname);
         return gap(verdict);
     }
     uint32_t before = (uint32_t)strtoul(publication, NULL, 10);
     if (now->publication == 0 || (before != 0 && before != now->publication)) {
-        (void)ss_fail(reterr, SS_STOP, "SS-PG-0048", "publication %s was dropped%s; changes written without it cannot be decoded",
+        (void)ss_fail(reterr, SS_STOP, "SS-PG-0048",
+                      "publication %s was dropped%s; changes written without it cannot be decoded",
                       source->names.publication, now->publication ? " and made anew" : "");
         return gap(verdict);
     }
-    return compare_timeline(source, now, (uint32_t)strtoul(timeline, NULL, 10), position, verdict, reterr);
+    return compare_timeline(source, now, (uint32_t)strtoul(timeline, NULL, 10), position, verdict,
+                            reterr);
 }
 
-static ss_status compare_slot(ss_source *source, const struct facts *now, uint64_t position, ss_source_verdict *verdict,
-                              ss_error *reterr) {
+static ss_status compare_slot(ss_source *source, const struct facts *now, uint64_t position,
+                              ss_source_verdict *verdict, ss_error *reterr) {
     const char *slot = source->names.slot;
     char ours[24], theirs[24];
     ss_postgres_lsn_text(position, ours, sizeof ours);
     if (!now->slot_exists) {
-        (void)ss_fail(reterr, SS_STOP, "SS-PG-0041", "slot %s is gone from the source; what came after %s cannot be had", slot, ours);
+        (void)ss_fail(reterr, SS_STOP, "SS-PG-0041",
+                      "slot %s is gone from the source; what came after %s cannot be had", slot,
+                      ours);
     } else if (!now->slot_ours) {
-        (void)ss_fail(reterr, SS_STOP, "SS-PG-0043", "slot %s is no longer a pgoutput slot of database %s: somebody made another one "
-                      "under its name", slot, now->dbname);
+        (void)ss_fail(
+            reterr, SS_STOP, "SS-PG-0043",
+            "slot %s is no longer a pgoutput slot of database %s: somebody made another one "
+            "under its name",
+            slot, now->dbname);
     } else if (now->slot_lost) {
-        (void)ss_fail(reterr, SS_STOP, "SS-PG-0042", "the source invalidated slot %s (%s); what came after %s cannot be had", slot,
+        (void)ss_fail(reterr, SS_STOP, "SS-PG-0042",
+                      "the source invalidated slot %s (%s); what came after %s cannot be had", slot,
                       now->slot_why, ours);
     } else if (now->confirmed > position) {
         ss_postgres_lsn_text(now->confirmed, theirs, sizeof theirs);
-        (void)ss_fail(reterr, SS_STOP, "SS-PG-0044", "slot %s stands at %s, beyond our %s: it was made anew or moved by somebody else",
-                      slot, theirs, ours);
+        (void)ss_fail(
+            reterr, SS_STOP, "SS-PG-0044",
+            "slot %s stands at %s, beyond our %s: it was made anew or moved by somebody else", slot,
+            theirs, ours);
     } else {
         return SS_OK;
     }
     return gap(verdict);
 }
 
-/* A server that has less WAL than we captured was restored from a backup. A standby may still be replaying. */
-static ss_status compare_reach(const struct facts *now, uint64_t position, ss_source_verdict *verdict, ss_error *reterr) {
+/* A server that has less WAL than we captured was restored from a backup. A standby may still be
+ * replaying. */
+static ss_status compare_reach(const struct facts *now, uint64_t position,
+                               ss_source_verdict *verdict, ss_error *reterr) {
     if (now->lsn >= position)
         return SS_OK;
     char ours[24], theirs[24];
     ss_postgres_lsn_text(position, ours, sizeof ours);
     ss_postgres_lsn_text(now->lsn, theirs, sizeof theirs);
     if (now->standby)
-        return ss_fail(reterr, SS_RETRY, "SS-PG-0045", "the standby has replayed up to %s, our position is %s", theirs, ours);
-    (void)ss_fail(reterr, SS_STOP, "SS-PG-0045", "the source's WAL ends at %s, before our position %s: it was restored from a backup",
-                  theirs, ours);
+        return ss_fail(reterr, SS_RETRY, "SS-PG-0045",
+                       "the standby has replayed up to %s, our position is %s", theirs, ours);
+    (void)ss_fail(
+        reterr, SS_STOP, "SS-PG-0045",
+        "the source's WAL ends at %s, before our position %s: it was restored from a backup",
+        theirs, ours);
     return gap(verdict);
 }
 
-static ss_status first_start(ss_source *source, const struct facts *now, bool intended, ss_error *reterr) {
+static ss_status first_start(ss_source *source, const struct facts *now, bool intended,
+                             ss_error *reterr) {
     source->slot_leftover = now->slot_exists;
     if (!now->slot_exists || (intended && now->slot_ours))
         return SS_OK;
     return ss_fail(reterr, SS_STOP, "SS-PG-0050",
-                   "slot %s is on the source, but this spool did not make it; set another postgres.slot, or if nobody uses it run "
-                   "SELECT pg_drop_replication_slot('%s') on the source", source->names.slot, source->names.slot);
+                   "slot %s is on the source, but this spool did not make it; set another "
+                   "postgres.slot, or if nobody uses it run "
+                   "SELECT pg_drop_replication_slot('%s') on the source",
+                   source->names.slot, source->names.slot);
 }
 
-ss_status ss_postgres_history_compare(ss_source *source, const char *identity, const char *position, bool intended,
-                                      ss_source_verdict *verdict, ss_error *reterr) {
+ss_status ss_postgres_history_compare(ss_source *source, const char *identity, const char *position,
+                                      bool intended, ss_source_verdict *verdict, ss_error *reterr) {
     struct facts now = {0};
     uint64_t lsn = 0;
     ss_status status = read_system(source, &now, reterr);
@@ -242,24 +277,29 @@ ss_status ss_postgres_history_compare(ss_source *source, const char *identity, c
     if (status != SS_OK)
         return status;
     snprintf(verdict->identity, sizeof verdict->identity,
-             "sysid=%s timeline=%" PRIu32 " slot=%s publication=%" PRIu32 " dbname=%s", now.sysid, now.timeline,
-             source->names.slot, now.publication, now.dbname);
+             "sysid=%s timeline=%" PRIu32 " slot=%s publication=%" PRIu32 " dbname=%s", now.sysid,
+             now.timeline, source->names.slot, now.publication, now.dbname);
     if (!*position)
         return first_start(source, &now, intended, reterr);
     if (!ss_postgres_lsn_parse(position, &lsn))
-        return ss_fail(reterr, SS_STOP, "SS-PG-0055", "the spool's position is not one of PostgreSQL; it belongs to another source");
+        return ss_fail(
+            reterr, SS_STOP, "SS-PG-0055",
+            "the spool's position is not one of PostgreSQL; it belongs to another source");
     status = compare_identity(source, identity, &now, lsn, verdict, reterr);
     if (status == SS_OK)
         status = compare_slot(source, &now, lsn, verdict, reterr);
     if (status == SS_OK)
         status = compare_reach(&now, lsn, verdict, reterr);
     if (status == SS_OK && now.slot_pid != 0)
-        return ss_fail(reterr, SS_RETRY, "SS-PG-0049", "slot %s is in use by the source's process %d; waiting until it lets go",
+        return ss_fail(reterr, SS_RETRY, "SS-PG-0049",
+                       "slot %s is in use by the source's process %d; waiting until it lets go",
                        source->names.slot, now.slot_pid);
     return status;
 }
 
-/* ---- making it ------------------------------------------------------------------------------------------------------ */
+/* ---- making it
+ * ------------------------------------------------------------------------------------------------------
+ */
 
 /* Says every 10 s what the creation waits for: every transaction that runs has to end first. */
 static void say_waiting(ss_source *source, int64_t since_ms) {
@@ -267,15 +307,19 @@ static void say_waiting(ss_source *source, int64_t since_ms) {
     PGresult *res;
     if (ss_postgres_catalog_ready(source, &err) != SS_OK)
         return;
-    if (ss_postgres_query(source->catalog, "read what the slot waits for",
-                          "SELECT pg_catalog.count(*), (pg_catalog.array_agg(a.pid ORDER BY a.xact_start))[1],"
-                          " pg_catalog.min(a.xact_start)::pg_catalog.text FROM pg_catalog.pg_stat_activity a"
-                          " WHERE a.backend_xid IS NOT NULL AND a.pid <> pg_catalog.pg_backend_pid()", 0, NULL,
-                          PGRES_TUPLES_OK, &res, &err) != SS_OK)
+    if (ss_postgres_query(
+            source->catalog, "read what the slot waits for",
+            "SELECT pg_catalog.count(*), (pg_catalog.array_agg(a.pid ORDER BY a.xact_start))[1],"
+            " pg_catalog.min(a.xact_start)::pg_catalog.text FROM pg_catalog.pg_stat_activity a"
+            " WHERE a.backend_xid IS NOT NULL AND a.pid <> pg_catalog.pg_backend_pid()",
+            0, NULL, PGRES_TUPLES_OK, &res, &err) != SS_OK)
         return;
-    SS_LOG(SS_INFO, "slot_waits", SS_S("slot", source->names.slot), SS_S("for", "running transactions of the source to end"),
-           SS_S("transactions", ss_postgres_value(res, 0, 0)), SS_S("oldest_pid", ss_postgres_value(res, 0, 1)),
-           SS_S("oldest_since", ss_postgres_value(res, 0, 2)), SS_I("seconds", (ss_postgres_now_ms() - since_ms) / 1000));
+    SS_LOG(SS_INFO, "slot_waits", SS_S("slot", source->names.slot),
+           SS_S("for", "running transactions of the source to end"),
+           SS_S("transactions", ss_postgres_value(res, 0, 0)),
+           SS_S("oldest_pid", ss_postgres_value(res, 0, 1)),
+           SS_S("oldest_since", ss_postgres_value(res, 0, 2)),
+           SS_I("seconds", (ss_postgres_now_ms() - since_ms) / 1000));
     PQclear(res);
 }
 
@@ -285,7 +329,8 @@ static ss_status await(ss_source *source, PGresult **ret, ss_error *reterr) {
     while (PQisBusy(conn)) {
         struct pollfd fd = {PQsocket(conn), POLLIN, 0};
         if (poll(&fd, 1, 1000) > 0 && PQconsumeInput(conn) == 0)
-            return ss_postgres_fail(reterr, "SS-PG-0052", __func__, conn, NULL, "cannot make slot %s", source->names.slot);
+            return ss_postgres_fail(reterr, "SS-PG-0052", __func__, conn, NULL,
+                                    "cannot make slot %s", source->names.slot);
         int64_t now = ss_postgres_now_ms();
         if (now - said >= (said == start ? 2000 : 10000)) {
             say_waiting(source, start);
@@ -296,24 +341,27 @@ static ss_status await(ss_source *source, PGresult **ret, ss_error *reterr) {
     return SS_OK;
 }
 
-ss_status ss_postgres_slot_create(ss_source *source, char *ret_position, size_t size, ss_error *reterr) {
+ss_status ss_postgres_slot_create(ss_source *source, char *ret_position, size_t size,
+                                  ss_error *reterr) {
     char sql[256];
     PGresult *res = NULL;
     uint64_t lsn;
     /* The old spelling of the options: every version from 10 takes it. */
-    snprintf(sql, sizeof sql, "CREATE_REPLICATION_SLOT \"%s\" LOGICAL pgoutput NOEXPORT_SNAPSHOT", source->names.slot);
+    snprintf(sql, sizeof sql, "CREATE_REPLICATION_SLOT \"%s\" LOGICAL pgoutput NOEXPORT_SNAPSHOT",
+             source->names.slot);
     if (PQsendQuery(source->replication, sql) != 1)
-        return ss_postgres_fail(reterr, "SS-PG-0052", __func__, source->replication, NULL, "cannot make slot %s",
-                                source->names.slot);
+        return ss_postgres_fail(reterr, "SS-PG-0052", __func__, source->replication, NULL,
+                                "cannot make slot %s", source->names.slot);
     ss_status status = await(source, &res, reterr);
     if (status != SS_OK)
         return status;
     if (PQresultStatus(res) != PGRES_TUPLES_OK)
-        status = ss_postgres_fail(reterr, "SS-PG-0052", __func__, source->replication, res, "cannot make slot %s",
-                                  source->names.slot);
+        status = ss_postgres_fail(reterr, "SS-PG-0052", __func__, source->replication, res,
+                                  "cannot make slot %s", source->names.slot);
     else if (!ss_postgres_lsn_parse(ss_postgres_value(res, 0, 1), &lsn))
-        status = ss_fail(reterr, SS_STOP, "SS-PG-0052", "the source made slot %s without saying where it starts",
-                         source->names.slot);
+        status =
+            ss_fail(reterr, SS_STOP, "SS-PG-0052",
+                    "the source made slot %s without saying where it starts", source->names.slot);
     PQclear(res);
     while ((res = PQgetResult(source->replication)) != NULL)
         PQclear(res);
@@ -336,12 +384,16 @@ ss_status ss_postgres_slot_drop(ss_source *source, ss_error *reterr) {
         if (status != SS_OK || !now.slot_exists)
             return status;
         if (!now.slot_ours)
-            return ss_fail(reterr, SS_STOP, "SS-PG-0056", "slot %s is not a pgoutput slot of database %s, so it is not dropped; set "
-                           "another postgres.slot", source->names.slot, now.dbname);
+            return ss_fail(
+                reterr, SS_STOP, "SS-PG-0056",
+                "slot %s is not a pgoutput slot of database %s, so it is not dropped; set "
+                "another postgres.slot",
+                source->names.slot, now.dbname);
         if (now.slot_pid == 0) {
-            status = ss_postgres_query(source->catalog, "drop the slot",
-                                       "SELECT pg_catalog.pg_drop_replication_slot($1::pg_catalog.name)", 1, params,
-                                       PGRES_TUPLES_OK, &res, reterr);
+            status =
+                ss_postgres_query(source->catalog, "drop the slot",
+                                  "SELECT pg_catalog.pg_drop_replication_slot($1::pg_catalog.name)",
+                                  1, params, PGRES_TUPLES_OK, &res, reterr);
             if (status == SS_OK) {
                 PQclear(res);
                 SS_LOG(SS_WARN, "slot_dropped", SS_S("slot", source->names.slot));
@@ -351,7 +403,8 @@ ss_status ss_postgres_slot_drop(ss_source *source, ss_error *reterr) {
                 return status;
         }
         if (attempt == 50)
-            return ss_fail(reterr, SS_RETRY, "SS-PG-0049", "slot %s is in use by the source's process %d and cannot be dropped yet",
+            return ss_fail(reterr, SS_RETRY, "SS-PG-0049",
+                           "slot %s is in use by the source's process %d and cannot be dropped yet",
                            source->names.slot, now.slot_pid);
         status = SS_OK;
         nanosleep(&(struct timespec){.tv_nsec = 100 * 1000 * 1000}, NULL);

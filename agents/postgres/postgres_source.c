@@ -1,4 +1,5 @@
-/* The vtable of a PostgreSQL source, and the capture thread's loop over its replication connection. */
+/* The vtable of a PostgreSQL source, and the capture thread's loop over its replication connection.
+ */
 #include "agents/postgres/postgres_source.h"
 #include "agents/postgres/postgres_copy.h"
 #include "agents/postgres/postgres_status.h"
@@ -20,17 +21,20 @@ static void source_close(ss_source *source) {
 }
 
 /* On a gap the source is handed out too, for reset() and prepare(). */
-static ss_status source_open(const ss_source_env *env, const char *identity, const char *position, bool intended,
-                             ss_source **ret, ss_source_verdict *verdict, ss_error *reterr) {
+static ss_status source_open(const ss_source_env *env, const char *identity, const char *position,
+                             bool intended, ss_source **ret, ss_source_verdict *verdict,
+                             ss_error *reterr) {
     *verdict = (ss_source_verdict){0};
     ss_source *source = calloc(1, sizeof *source);
     if (!source)
         return ss_fail(reterr, SS_RETRY, "SS-PG-0005", "no memory for source %s", env->name);
     source->env = env;
     ss_pgoutput_init(&source->decoder);
-    source->arena = ss_arena_new((size_t)16 << 20); /* 1600 columns with their names are far below */
+    source->arena =
+        ss_arena_new((size_t)16 << 20); /* 1600 columns with their names are far below */
     ss_status status = source->arena ? ss_postgres_names_get(env, &source->names, reterr)
-                                     : ss_fail(reterr, SS_RETRY, "SS-PG-0005", "no memory for source %s", env->name);
+                                     : ss_fail(reterr, SS_RETRY, "SS-PG-0005",
+                                               "no memory for source %s", env->name);
     if (status == SS_OK)
         status = ss_postgres_connect(env, false, &source->catalog, reterr);
     if (status == SS_OK)
@@ -44,9 +48,11 @@ static ss_status source_open(const ss_source_env *env, const char *identity, con
     return status;
 }
 
-/* Publication first: only WAL written after it can be decoded with it. Then the slot, whose consistent point is the first
- * position. If we die between, the next start (intended) drops the slot, from which nothing was taken, and makes it again. */
-static ss_status source_prepare(ss_source *source, char *ret_position, size_t size, ss_error *reterr) {
+/* Publication first: only WAL written after it can be decoded with it. Then the slot, whose
+ * consistent point is the first position. If we die between, the next start (intended) drops the
+ * slot, from which nothing was taken, and makes it again. */
+static ss_status source_prepare(ss_source *source, char *ret_position, size_t size,
+                                ss_error *reterr) {
     ss_postgres_table *tables;
     size_t count;
     ss_arena *arena = ss_arena_new(0);
@@ -54,9 +60,11 @@ static ss_status source_prepare(ss_source *source, char *ret_position, size_t si
         return ss_fail(reterr, SS_RETRY, "SS-PG-0005", "no memory for the list of tables");
     ss_status status = ss_postgres_catalog_ready(source, reterr);
     if (status == SS_OK)
-        status = ss_postgres_tables_select(source->catalog, source->env, false, arena, &tables, &count, reterr);
+        status = ss_postgres_tables_select(source->catalog, source->env, false, arena, &tables,
+                                           &count, reterr);
     if (status == SS_OK)
-        status = ss_postgres_publication_ensure(source->catalog, source->env, tables, count, reterr);
+        status =
+            ss_postgres_publication_ensure(source->catalog, source->env, tables, count, reterr);
     ss_arena_free(arena);
     if (status == SS_OK && source->slot_leftover)
         status = ss_postgres_slot_drop(source, reterr);
@@ -69,14 +77,18 @@ static ss_status source_start(ss_source *source, const char *position, ss_error 
     ss_postgres_publication publication;
     uint64_t lsn;
     if (!ss_postgres_lsn_parse(position, &lsn))
-        return ss_fail(reterr, SS_STOP, "SS-PG-0055", "the spool's position is not one of PostgreSQL; it belongs to another source");
+        return ss_fail(
+            reterr, SS_STOP, "SS-PG-0055",
+            "the spool's position is not one of PostgreSQL; it belongs to another source");
     ss_status status = ss_postgres_catalog_ready(source, reterr);
     if (status == SS_OK) {
         ss_arena_reset(source->arena);
-        status = ss_postgres_publication_get(source->catalog, source->env, source->arena, &publication, reterr);
+        status = ss_postgres_publication_get(source->catalog, source->env, source->arena,
+                                             &publication, reterr);
     }
     if (status == SS_OK && !publication.exists)
-        status = ss_fail(reterr, SS_RETRY, "SS-PG-0048", "publication %s is gone", source->names.publication);
+        status = ss_fail(reterr, SS_RETRY, "SS-PG-0048", "publication %s is gone",
+                         source->names.publication);
     if (status == SS_OK)
         status = ss_postgres_publication_ensure(source->catalog, source->env, NULL, 0, reterr);
     if (status != SS_OK)
@@ -88,11 +100,14 @@ static ss_status source_start(ss_source *source, const char *position, ss_error 
     return ss_postgres_stream_start(&source->stream, &source->names, lsn, reterr);
 }
 
-/* The source's fast shutdown waits until a walsender has sent everything. While we do not read, that would be for ever: so when
- * our ordinary session is ended and a new one is refused, we let go of the link and come back with the server. */
+/* The source's fast shutdown waits until a walsender has sent everything. While we do not read,
+ * that would be for ever: so when our ordinary session is ended and a new one is refused, we let go
+ * of the link and come back with the server. */
 static ss_status look_at_catalog(ss_source *source, ss_error *reterr) {
-    if (source->catalog && PQconsumeInput(source->catalog) == 1 && PQstatus(source->catalog) == CONNECTION_OK) {
-        (void)PQisBusy(source->catalog); /* lets libpq digest what came: a parameter, or the server's last words */
+    if (source->catalog && PQconsumeInput(source->catalog) == 1 &&
+        PQstatus(source->catalog) == CONNECTION_OK) {
+        (void)PQisBusy(source->catalog); /* lets libpq digest what came: a parameter, or the
+                                            server's last words */
         return SS_OK;
     }
     PQfinish(source->catalog);
@@ -105,14 +120,16 @@ static ss_status hold_on(ss_source *source, int wait_ms, int wake_fd, ss_error *
     int catalog = source->catalog ? PQsocket(source->catalog) : -1;
     ss_status status = ss_postgres_stream_feedback(&source->stream, false, reterr);
     if (status == SS_OK)
-        status = ss_postgres_stream_wait(&source->stream, wait_ms, wake_fd, catalog, true, &woken, &other, reterr);
+        status = ss_postgres_stream_wait(&source->stream, wait_ms, wake_fd, catalog, true, &woken,
+                                         &other, reterr);
     if (status == SS_OK && other)
         status = look_at_catalog(source, reterr);
     return status == SS_OK ? ss_postgres_stream_feedback(&source->stream, false, reterr) : status;
 }
 
 /* Handles one message, and keeps it when there is no room for what it says. */
-static ss_status take(ss_source *source, const ss_sink *sink, char *buffer, size_t len, ss_error *reterr) {
+static ss_status take(ss_source *source, const ss_sink *sink, char *buffer, size_t len,
+                      ss_error *reterr) {
     ss_status status = ss_postgres_message(source, sink, ss_bytes_of(buffer, len), reterr);
     if (status == SS_BUSY) {
         source->held = buffer;
@@ -123,7 +140,8 @@ static ss_status take(ss_source *source, const ss_sink *sink, char *buffer, size
     return status;
 }
 
-static ss_status drain(ss_source *source, const ss_sink *sink, size_t *bytes, bool *ret_more, ss_error *reterr) {
+static ss_status drain(ss_source *source, const ss_sink *sink, size_t *bytes, bool *ret_more,
+                       ss_error *reterr) {
     int64_t start = ss_postgres_now_ms();
     char *buffer;
     size_t len;
@@ -150,8 +168,8 @@ static ss_status drain(ss_source *source, const ss_sink *sink, size_t *bytes, bo
     }
 }
 
-static ss_status source_poll(ss_source *source, const ss_sink *sink, int wait_ms, int wake_fd, bool hold, bool *ret_more,
-                             ss_error *reterr) {
+static ss_status source_poll(ss_source *source, const ss_sink *sink, int wait_ms, int wake_fd,
+                             bool hold, bool *ret_more, ss_error *reterr) {
     *ret_more = false;
     if (hold)
         return hold_on(source, wait_ms, wake_fd, reterr);
@@ -162,11 +180,13 @@ static ss_status source_poll(ss_source *source, const ss_sink *sink, int wait_ms
         status = drain(source, sink, &bytes, ret_more, reterr);
         if (status != SS_BUSY || source->held)
             break;
-        /* Everything in libpq's buffer is handed over. Wait once, unless there was something: then the pipeline commits first. */
+        /* Everything in libpq's buffer is handed over. Wait once, unless there was something: then
+         * the pipeline commits first. */
         status = SS_OK;
         if (round == 1 || woken)
             break;
-        status = ss_postgres_stream_wait(&source->stream, bytes > 0 ? 0 : wait_ms, wake_fd, -1, false, &woken, &other, reterr);
+        status = ss_postgres_stream_wait(&source->stream, bytes > 0 ? 0 : wait_ms, wake_fd, -1,
+                                         false, &woken, &other, reterr);
     }
     return status == SS_OK ? ss_postgres_stream_feedback(&source->stream, false, reterr) : status;
 }
@@ -174,17 +194,20 @@ static ss_status source_poll(ss_source *source, const ss_sink *sink, int wait_ms
 static ss_status source_release(ss_source *source, const char *position, ss_error *reterr) {
     uint64_t lsn;
     if (!ss_postgres_lsn_parse(position, &lsn))
-        return ss_fail(reterr, SS_STOP, "SS-PG-0055", "the position to release is not one of PostgreSQL");
+        return ss_fail(reterr, SS_STOP, "SS-PG-0055",
+                       "the position to release is not one of PostgreSQL");
     if (lsn <= source->stream.released)
         return SS_OK;
     source->stream.released = lsn;
     source->stream.unsaid = true;
-    return source->stream.copying ? ss_postgres_stream_feedback(&source->stream, false, reterr) : SS_OK;
+    return source->stream.copying ? ss_postgres_stream_feedback(&source->stream, false, reterr)
+                                  : SS_OK;
 }
 
 static ss_status source_nudge(ss_source *source, ss_error *reterr) {
     source->stream.ask = true;
-    return source->stream.copying ? ss_postgres_stream_feedback(&source->stream, true, reterr) : SS_OK;
+    return source->stream.copying ? ss_postgres_stream_feedback(&source->stream, true, reterr)
+                                  : SS_OK;
 }
 
 static ss_status source_reset(ss_source *source, ss_error *reterr) {

@@ -1,5 +1,6 @@
-/* The source's own state; capture thread only. postgres_source.c is the vtable and the loop, postgres_slot.c compares
- * histories and makes and drops the slot, postgres_messages.c turns messages into calls of the sink. */
+/* The source's own state; capture thread only. postgres_source.c is the vtable and the loop,
+ * postgres_slot.c compares histories and makes and drops the slot, postgres_messages.c turns
+ * messages into calls of the sink. */
 #ifndef AGENTS_POSTGRES_SOURCE_H
 #define AGENTS_POSTGRES_SOURCE_H
 
@@ -15,59 +16,66 @@ typedef struct {
     ss_pgoutput_shape shape; /* name and wire_key are the relation's own */
     char *name;
     bool *wire_key;
-    char *raw;               /* the message, to know an unchanged one again */
+    char *raw; /* the message, to know an unchanged one again */
     size_t raw_len;
 } ss_postgres_relation;
 
 typedef struct {
     ss_postgres_relation **slots; /* open addressing by relid, a power of two */
     size_t cap, count;
-    ss_postgres_relation *last;   /* most changes are of the same relation as the one before */
+    ss_postgres_relation *last; /* most changes are of the same relation as the one before */
 } ss_postgres_relations;
 
 struct ss_source {
     const ss_source_env *env;
     ss_postgres_names names;
-    PGconn *catalog;          /* an ordinary session; NULL after it broke, made again when needed */
-    PGconn *replication;      /* until start() hands it to the stream */
+    PGconn *catalog;     /* an ordinary session; NULL after it broke, made again when needed */
+    PGconn *replication; /* until start() hands it to the stream */
     ss_postgres_stream stream;
     int64_t sender_timeout_ms;
     bool via_root;
-    bool slot_leftover;       /* a half-made slot of our own, to be dropped by prepare */
+    bool slot_leftover; /* a half-made slot of our own, to be dropped by prepare */
 
     ss_pgoutput decoder;
     ss_postgres_relations relations;
     ss_postgres_type *types;
     size_t type_count;
-    ss_arena *arena;          /* one Relation message */
+    ss_arena *arena; /* one Relation message */
     uint64_t *truncate_ids;
     size_t truncate_cap;
 
-    char *held;               /* a message that the sink had no room for; libpq's buffer */
+    char *held; /* a message that the sink had no room for; libpq's buffer */
     size_t held_len;
 
     uint64_t start_lsn;
-    uint64_t last_lsn;        /* end of the last commit or idle position handed over */
+    uint64_t last_lsn; /* end of the last commit or idle position handed over */
     bool in_transaction, begun, skipping;
     uint64_t final_lsn;
     int64_t commit_time_us;
     uint32_t xid;
-    uint64_t dropped;         /* transactions that were durable before this session */
+    uint64_t dropped; /* transactions that were durable before this session */
 };
 
-/* ---- postgres_slot.c -------------------------------------------------------------------------------------------- */
-/* Compares what the server is with what the spool knows; fills verdict->identity always once the server has answered. */
-SS_MUST ss_status ss_postgres_history_compare(ss_source *source, const char *identity, const char *position, bool intended,
+/* ---- postgres_slot.c
+ * -------------------------------------------------------------------------------------------- */
+/* Compares what the server is with what the spool knows; fills verdict->identity always once the
+ * server has answered. */
+SS_MUST ss_status ss_postgres_history_compare(ss_source *source, const char *identity,
+                                              const char *position, bool intended,
                                               ss_source_verdict *verdict, ss_error *reterr);
-SS_MUST ss_status ss_postgres_slot_create(ss_source *source, char *ret_position, size_t size, ss_error *reterr);
+SS_MUST ss_status ss_postgres_slot_create(ss_source *source, char *ret_position, size_t size,
+                                          ss_error *reterr);
 /* Drops the slot of our name when it is ours and inactive; a missing one is fine. */
 SS_MUST ss_status ss_postgres_slot_drop(ss_source *source, ss_error *reterr);
 /* Makes source->catalog again when it broke. */
 SS_MUST ss_status ss_postgres_catalog_ready(ss_source *source, ss_error *reterr);
 
-/* ---- postgres_messages.c ---------------------------------------------------------------------------------------- */
-/* One CopyData message. Anything but SS_OK leaves the state as it was, so that the same bytes can be offered again. */
-SS_MUST ss_status ss_postgres_message(ss_source *source, const ss_sink *sink, ss_bytes bytes, ss_error *reterr);
+/* ---- postgres_messages.c
+ * ---------------------------------------------------------------------------------------- */
+/* One CopyData message. Anything but SS_OK leaves the state as it was, so that the same bytes can
+ * be offered again. */
+SS_MUST ss_status ss_postgres_message(ss_source *source, const ss_sink *sink, ss_bytes bytes,
+                                      ss_error *reterr);
 void ss_postgres_messages_done(ss_source *source);
 
 #endif

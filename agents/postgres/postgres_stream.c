@@ -1,9 +1,11 @@
-/* stream: the replication connection in CopyBoth mode. Nothing here blocks but ss_postgres_stream_wait.
+/* stream: the replication connection in CopyBoth mode. Nothing here blocks but
+ * ss_postgres_stream_wait.
  *
- * Feedback says one position for written, flushed and applied: the last that release() named, which an fsynced spool commit
- * holds. If we die before it is said, the server keeps more than it must and sends it again; the start position drops it.
- * It is said at least every interval_ms, well within wal_sender_timeout, also while we do not read: a walsender that is blocked
- * in its write still takes replies. */
+ * Feedback says one position for written, flushed and applied: the last that release() named, which
+ * an fsynced spool commit holds. If we die before it is said, the server keeps more than it must
+ * and sends it again; the start position drops it. It is said at least every interval_ms, well
+ * within wal_sender_timeout, also while we do not read: a walsender that is blocked in its write
+ * still takes replies. */
 #include "agents/postgres/postgres_stream.h"
 #include <errno.h>
 #include <inttypes.h>
@@ -11,8 +13,8 @@
 #include <stdio.h>
 #include <time.h>
 
-#define FEEDBACK_MS 5000   /* at least so often */
-#define RELEASE_MS 100     /* at most so often because of release() */
+#define FEEDBACK_MS 5000 /* at least so often */
+#define RELEASE_MS 100   /* at most so often because of release() */
 
 int64_t ss_postgres_now_ms(void) {
     struct timespec ts;
@@ -34,30 +36,36 @@ void ss_postgres_stream_init(ss_postgres_stream *stream, PGconn *conn, int64_t s
 
 void ss_postgres_stream_done(ss_postgres_stream *stream) {
     ss_error ignored;
-    /* A courtesy: what is lost here is said by the next session, and until then the server only keeps more. */
+    /* A courtesy: what is lost here is said by the next session, and until then the server only
+     * keeps more. */
     if (stream->conn && stream->copying && stream->unsaid &&
-        ss_postgres_stream_feedback(stream, true, &ignored) == SS_OK && PQputCopyEnd(stream->conn, NULL) == 1)
+        ss_postgres_stream_feedback(stream, true, &ignored) == SS_OK &&
+        PQputCopyEnd(stream->conn, NULL) == 1)
         (void)PQflush(stream->conn);
     PQfinish(stream->conn);
     *stream = (ss_postgres_stream){0};
 }
 
-static ss_status broken(ss_postgres_stream *stream, const char *where, const PGresult *res, ss_error *reterr) {
-    ss_status status =
-        ss_postgres_fail(reterr, "SS-PG-0054", where, stream->conn, res, "the replication connection ended");
-    /* 55000 and 42704 say that slot or publication are gone or lost: open() looks at them and tells whether that is a gap. */
+static ss_status broken(ss_postgres_stream *stream, const char *where, const PGresult *res,
+                        ss_error *reterr) {
+    ss_status status = ss_postgres_fail(reterr, "SS-PG-0054", where, stream->conn, res,
+                                        "the replication connection ended");
+    /* 55000 and 42704 say that slot or publication are gone or lost: open() looks at them and tells
+     * whether that is a gap. */
     const char *sqlstate = res ? PQresultErrorField(res, PG_DIAG_SQLSTATE) : NULL;
     if (sqlstate && (strcmp(sqlstate, "55000") == 0 || strcmp(sqlstate, "42704") == 0))
         return SS_RETRY;
     return status;
 }
 
-/* Names are quoted as the replication grammar wants them: identifiers by doubled ", strings by doubled '. */
-ss_status ss_postgres_stream_start(ss_postgres_stream *stream, const ss_postgres_names *names, uint64_t lsn,
-                                   ss_error *reterr) {
+/* Names are quoted as the replication grammar wants them: identifiers by doubled ", strings by
+ * doubled '. */
+ss_status ss_postgres_stream_start(ss_postgres_stream *stream, const ss_postgres_names *names,
+                                   uint64_t lsn, ss_error *reterr) {
     char sql[512], publication[300];
     size_t n = 0;
-    /* publication_names is a list of identifiers inside a string: " is doubled for the list, ' for the string. */
+    /* publication_names is a list of identifiers inside a string: " is doubled for the list, ' for
+     * the string. */
     publication[n++] = '"';
     for (const char *p = names->publication; *p; p++) {
         if (*p == '"' || *p == '\'')
@@ -66,9 +74,10 @@ ss_status ss_postgres_stream_start(ss_postgres_stream *stream, const ss_postgres
     }
     publication[n++] = '"';
     publication[n] = '\0';
-    snprintf(sql, sizeof sql,
-             "START_REPLICATION SLOT \"%s\" LOGICAL %X/%X (proto_version '1', publication_names '%s')", names->slot,
-             (unsigned)(lsn >> 32), (unsigned)lsn, publication);
+    snprintf(
+        sql, sizeof sql,
+        "START_REPLICATION SLOT \"%s\" LOGICAL %X/%X (proto_version '1', publication_names '%s')",
+        names->slot, (unsigned)(lsn >> 32), (unsigned)lsn, publication);
     PGresult *res = PQexec(stream->conn, sql);
     ss_status status = SS_OK;
     if (PQresultStatus(res) != PGRES_COPY_BOTH) {
@@ -76,7 +85,8 @@ ss_status ss_postgres_stream_start(ss_postgres_stream *stream, const ss_postgres
                                   "cannot start streaming from slot %s", names->slot);
         const char *sqlstate = res ? PQresultErrorField(res, PG_DIAG_SQLSTATE) : NULL;
         if (sqlstate && (strcmp(sqlstate, "55000") == 0 || strcmp(sqlstate, "42704") == 0))
-            status = SS_RETRY; /* lost or dropped since open() looked: the next open says so as a gap */
+            status =
+                SS_RETRY; /* lost or dropped since open() looked: the next open says so as a gap */
     }
     PQclear(res);
     if (status != SS_OK)
@@ -85,11 +95,13 @@ ss_status ss_postgres_stream_start(ss_postgres_stream *stream, const ss_postgres
         return broken(stream, __func__, NULL, reterr);
     stream->copying = true;
     stream->released = lsn;
-    stream->said_ms = ss_postgres_now_ms() - stream->interval_ms; /* the first feedback is due at once */
+    stream->said_ms =
+        ss_postgres_now_ms() - stream->interval_ms; /* the first feedback is due at once */
     return SS_OK;
 }
 
-ss_status ss_postgres_stream_next(ss_postgres_stream *stream, char **ret, size_t *ret_len, ss_error *reterr) {
+ss_status ss_postgres_stream_next(ss_postgres_stream *stream, char **ret, size_t *ret_len,
+                                  ss_error *reterr) {
     char *buffer = NULL;
     int got = PQgetCopyData(stream->conn, &buffer, 1);
     if (got > 0) {
@@ -104,7 +116,8 @@ ss_status ss_postgres_stream_next(ss_postgres_stream *stream, char **ret, size_t
         ss_status status = PQresultStatus(res) == PGRES_FATAL_ERROR
                                ? broken(stream, __func__, res, reterr)
                                : ss_fail(reterr, SS_RETRY, "SS-PG-0054",
-                                         "the source ended the replication stream; it is shutting down or the connection was ended");
+                                         "the source ended the replication stream; it is shutting "
+                                         "down or the connection was ended");
         PQclear(res);
         return status;
     }
@@ -122,7 +135,8 @@ static ss_status flush(ss_postgres_stream *stream, ss_error *reterr) {
 ss_status ss_postgres_stream_feedback(ss_postgres_stream *stream, bool now, ss_error *reterr) {
     int64_t at = ss_postgres_now_ms();
     int64_t since = at - stream->said_ms;
-    bool due = now || stream->ask || since >= stream->interval_ms || (stream->unsaid && since >= RELEASE_MS);
+    bool due = now || stream->ask || since >= stream->interval_ms ||
+               (stream->unsaid && since >= RELEASE_MS);
     if (!due)
         return stream->flush_pending ? flush(stream, reterr) : SS_OK;
     uint8_t message[SS_WALSENDER_STATUS_BYTES];
@@ -130,7 +144,8 @@ ss_status ss_postgres_stream_feedback(ss_postgres_stream *stream, bool now, ss_e
     int put = PQputCopyData(stream->conn, (const char *)message, sizeof message);
     if (put < 0)
         return broken(stream, __func__, NULL, reterr);
-    if (put == 0) { /* the output buffer is full: the socket is waited for, and this is tried again */
+    if (put ==
+        0) { /* the output buffer is full: the socket is waited for, and this is tried again */
         stream->flush_pending = true;
         return flush(stream, reterr);
     }
@@ -148,10 +163,11 @@ static int wait_limit(const ss_postgres_stream *stream, int wait_ms) {
     return wait_ms >= 0 && wait_ms < left ? wait_ms : (int)left;
 }
 
-ss_status ss_postgres_stream_wait(ss_postgres_stream *stream, int wait_ms, int wake_fd, int other, bool hold, bool *ret_woken,
-                                  bool *ret_other, ss_error *reterr) {
+ss_status ss_postgres_stream_wait(ss_postgres_stream *stream, int wait_ms, int wake_fd, int other,
+                                  bool hold, bool *ret_woken, bool *ret_other, ss_error *reterr) {
     struct pollfd fds[3] = {
-        {.fd = PQsocket(stream->conn), .events = (short)((hold ? 0 : POLLIN) | (stream->flush_pending ? POLLOUT : 0))},
+        {.fd = PQsocket(stream->conn),
+         .events = (short)((hold ? 0 : POLLIN) | (stream->flush_pending ? POLLOUT : 0))},
         {.fd = wake_fd, .events = POLLIN},
         {.fd = other, .events = POLLIN},
     };
@@ -159,14 +175,17 @@ ss_status ss_postgres_stream_wait(ss_postgres_stream *stream, int wait_ms, int w
     *ret_other = false;
     int n = poll(fds, 3, wait_limit(stream, wait_ms));
     if (n < 0 && errno != EINTR)
-        return ss_fail_sys(reterr, SS_RETRY, "SS-PG-0007", errno, "cannot wait for the replication connection");
+        return ss_fail_sys(reterr, SS_RETRY, "SS-PG-0007", errno,
+                           "cannot wait for the replication connection");
     if (n <= 0)
         return SS_OK;
     *ret_woken = (fds[1].revents & (POLLIN | POLLHUP | POLLERR)) != 0;
     *ret_other = fds[2].revents != 0;
     if (hold && (fds[0].revents & (POLLHUP | POLLERR | POLLNVAL)) != 0)
-        return ss_fail(reterr, SS_RETRY, "SS-PG-0054", "the replication connection was closed while the spool had no room");
-    if ((fds[0].revents & (POLLIN | POLLHUP | POLLERR)) != 0 && !hold && PQconsumeInput(stream->conn) == 0)
+        return ss_fail(reterr, SS_RETRY, "SS-PG-0054",
+                       "the replication connection was closed while the spool had no room");
+    if ((fds[0].revents & (POLLIN | POLLHUP | POLLERR)) != 0 && !hold &&
+        PQconsumeInput(stream->conn) == 0)
         return broken(stream, __func__, NULL, reterr);
     if ((fds[0].revents & POLLOUT) != 0)
         return flush(stream, reterr);

@@ -75,7 +75,8 @@ typedef struct {
     ss_status (*check)(const ss_source_env *env, ss_check_line line, void *ctx, ss_error *reterr);
 
     /* Connects, compares identity and position with what the spool knows. identity/position "" at the very first start.
-     * SS_STOP with verdict->gap: the history is broken. `intended`: a first start was cut short before its first commit,
+     * SS_STOP with verdict->gap: the history is broken; verdict->identity is that of the new one, and *ret may be set, for
+     * reset, prepare, start and close (NULL: open again with identity and position ""). `intended`: a first start was cut short before its first commit,
      * so a slot of our name is ours to drop. */
     ss_status (*open)(const ss_source_env *env, const char *identity, const char *position, bool intended, ss_source **ret,
                       ss_source_verdict *verdict, ss_error *reterr);

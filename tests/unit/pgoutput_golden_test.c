@@ -1,6 +1,7 @@
 /* needs: agent_postgres */
-/* Messages that a real server sent (tests/golden/pgoutput/NAME.hex, made from NAME.sql) against the records that are expected of
- * them (NAME.jsonl). SS_GOLDEN_WRITE=1 writes those anew, for a person to read. */
+/* Messages that a real server sent (tests/golden/pgoutput/NAME.hex, made from NAME.sql) against the
+ * records that are expected of them (NAME.jsonl). SS_GOLDEN_WRITE=1 writes those anew, for a person
+ * to read. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -44,7 +45,8 @@ static json_t *row_json(const ss_row *row) {
     for (uint32_t i = 0; i < row->count; i++) {
         json_t *cell = NULL;
         if (row->kinds[i] == SS_CELL_VALUE)
-            cell = row->cells[i].len > 200 ? json_pack("{s:i}", "bytes", (int)row->cells[i].len) : text(row->cells[i]);
+            cell = row->cells[i].len > 200 ? json_pack("{s:i}", "bytes", (int)row->cells[i].len)
+                                           : text(row->cells[i]);
         else if (row->kinds[i] == SS_CELL_NULL)
             cell = json_null();
         else
@@ -62,19 +64,22 @@ static json_t *relation_json(struct golden *g, const ss_pgoutput_relation *wire)
     }
     assert_in_range(wire->count, 0, 63);
     rel->relid = wire->relid;
-    snprintf(rel->name, sizeof rel->name, "%.*s.%.*s", (int)wire->ns.len, (const char *)wire->ns.ptr, (int)wire->name.len,
-             (const char *)wire->name.ptr);
+    snprintf(rel->name, sizeof rel->name, "%.*s.%.*s", (int)wire->ns.len,
+             (const char *)wire->ns.ptr, (int)wire->name.len, (const char *)wire->name.ptr);
     json_t *columns = json_array();
     for (uint32_t i = 0; i < wire->count; i++) {
         rel->keys[i] = wire->columns[i].key;
         /* Types of the database's own (oid >= 16384) have another oid on each server. */
-        json_array_append_new(columns, json_pack("{s:o, s:i, s:i, s:b}", "name", text(wire->columns[i].name), "type",
-                                                 wire->columns[i].type < 16384 ? (int)wire->columns[i].type : 0, "typmod",
-                                                 (int)wire->columns[i].typmod, "key", (int)wire->columns[i].key));
+        json_array_append_new(
+            columns,
+            json_pack("{s:o, s:i, s:i, s:b}", "name", text(wire->columns[i].name), "type",
+                      wire->columns[i].type < 16384 ? (int)wire->columns[i].type : 0, "typmod",
+                      (int)wire->columns[i].typmod, "key", (int)wire->columns[i].key));
     }
     rel->shape = (ss_pgoutput_shape){1, rel->name, wire->count, rel->keys, wire->identity == 'f'};
     char identity[2] = {wire->identity, 0};
-    return json_pack("{s:s, s:s, s:o}", "relation", rel->name, "identity", identity, "columns", columns);
+    return json_pack("{s:s, s:s, s:o}", "relation", rel->name, "identity", identity, "columns",
+                     columns);
 }
 
 static json_t *change_json(struct golden *g, ss_pgoutput_message *message) {
@@ -99,7 +104,8 @@ static json_t *truncate_json(struct golden *g, const ss_pgoutput_message *messag
         assert_non_null(rel);
         json_array_append_new(names, json_string(rel->name));
     }
-    return json_pack("{s:o, s:b, s:b}", "truncate", names, "cascade", (int)message->u.truncate.cascade, "restart_identity",
+    return json_pack("{s:o, s:b, s:b}", "truncate", names, "cascade",
+                     (int)message->u.truncate.cascade, "restart_identity",
                      (int)message->u.truncate.restart_identity);
 }
 
@@ -109,7 +115,8 @@ static json_t *message_json(struct golden *g, ss_pgoutput_message *message) {
     case 'B':
         return json_pack("{s:b}", "begin", message->u.begin.final_lsn != 0);
     case 'C':
-        return json_pack("{s:b}", "commit", message->u.commit.end_lsn > message->u.commit.commit_lsn);
+        return json_pack("{s:b}", "commit",
+                         message->u.commit.end_lsn > message->u.commit.commit_lsn);
     case 'R':
         return relation_json(g, &message->u.relation);
     case 'Y':
@@ -156,7 +163,8 @@ static void check(const char *name) {
         ss_pgoutput_message message;
         ss_error err;
         size_t len = unhex(line);
-        assert_int_equal(ss_pgoutput_decode(&g.decoder, ss_bytes_of(line, len), &message, &err), SS_OK);
+        assert_int_equal(ss_pgoutput_decode(&g.decoder, ss_bytes_of(line, len), &message, &err),
+                         SS_OK);
         json_t *json = message_json(&g, &message);
         char *got = json_dumps(json, JSON_COMPACT);
         json_decref(json);
@@ -193,6 +201,7 @@ static void test_tables(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_identities), cmocka_unit_test(test_tables)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_identities),
+                                       cmocka_unit_test(test_tables)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

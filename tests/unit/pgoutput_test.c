@@ -1,5 +1,6 @@
 /* needs: agent_postgres */
-/* Hand-built bytes of every pgoutput message, cut at every byte, and the rules from tuples to changes. */
+/* Hand-built bytes of every pgoutput message, cut at every byte, and the rules from tuples to
+ * changes. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -51,7 +52,8 @@ static ss_bytes fresh(void) {
     return ss_bytes_of(out.ptr, out.len);
 }
 
-/* The bytes as a whole decode, every shorter run does not, nor does one byte more. An exact copy lets ASan see each overread. */
+/* The bytes as a whole decode, every shorter run does not, nor does one byte more. An exact copy
+ * lets ASan see each overread. */
 static void check_cuts(void) {
     ss_pgoutput decoder;
     ss_pgoutput_message message;
@@ -247,7 +249,11 @@ static void test_truncate(void **state) {
 
 static void test_refused(void **state) {
     (void)state;
-    static const struct { const char *bytes; size_t len; const char *code; } cases[] = {
+    static const struct {
+        const char *bytes;
+        size_t len;
+        const char *code;
+    } cases[] = {
         {"S\0\0\0\1\1", 6, "SS-PG-0011"},              /* Stream Start: protocol 2 */
         {"b", 1, "SS-PG-0011"},                        /* Begin Prepare: protocol 3 */
         {"I\0\0\0\1K\0\0", 8, "SS-PG-0010"},           /* an insert with a key */
@@ -261,23 +267,28 @@ static void test_refused(void **state) {
     ss_error err;
     ss_pgoutput_init(&decoder);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        assert_int_equal(ss_pgoutput_decode(&decoder, ss_bytes_of(cases[i].bytes, cases[i].len), &message, &err), SS_STOP);
+        assert_int_equal(
+            ss_pgoutput_decode(&decoder, ss_bytes_of(cases[i].bytes, cases[i].len), &message, &err),
+            SS_STOP);
         assert_string_equal(err.code, cases[i].code);
     }
     ss_pgoutput_done(&decoder);
 }
 
-static const bool key_first[2] = {true, false}, key_all[2] = {true, true}, key_none[2] = {false, false};
+static const bool key_first[2] = {true, false}, key_all[2] = {true, true},
+                  key_none[2] = {false, false};
 
 /* Decodes what is in `out` and shapes it. */
-static ss_status shape(ss_pgoutput *decoder, const bool *keys, uint32_t count, ss_change *change, ss_error *err) {
+static ss_status shape(ss_pgoutput *decoder, const bool *keys, uint32_t count, ss_change *change,
+                       ss_error *err) {
     ss_pgoutput_message message;
     ss_pgoutput_shape as = {7, "public.t", count, keys, keys == key_all};
     decode(decoder, &message);
     return ss_pgoutput_change(decoder, &as, &message, change, err);
 }
 
-static void put_update(unsigned old_kind, const char *a, const char *b, const char *c, const char *d) {
+static void put_update(unsigned old_kind, const char *a, const char *b, const char *c,
+                       const char *d) {
     ss_buf_clear(&out);
     u8('U');
     u32(42);
@@ -363,7 +374,8 @@ static void test_envelope(void **state) {
     u64(2);
     u8(1);
     for (size_t len = 0; len <= out.len; len++)
-        assert_int_equal(ss_walsender_decode(ss_bytes_of(out.ptr, len), &message, &err), len == out.len ? SS_OK : SS_STOP);
+        assert_int_equal(ss_walsender_decode(ss_bytes_of(out.ptr, len), &message, &err),
+                         len == out.len ? SS_OK : SS_STOP);
     assert_int_equal(message.wal_end, 0x10);
     assert_true(message.reply);
     assert_int_equal(message.sent_us, SS_PG_EPOCH_US + 2);
@@ -395,7 +407,8 @@ static void test_positions(void **state) {
     assert_int_equal(lsn, 0x16B374D848);
     ss_postgres_lsn_text(lsn, text, sizeof text);
     assert_string_equal(text, "16/B374D848");
-    static const char *const bad[] = {"", "/", "1", "1/", "/1", "1/2/3", "1/123456789", "123456789/1", "x/1", "1/ 2", "0/1 "};
+    static const char *const bad[] = {
+        "", "/", "1", "1/", "/1", "1/2/3", "1/123456789", "123456789/1", "x/1", "1/ 2", "0/1 "};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         assert_false(ss_postgres_lsn_parse(bad[i], &lsn));
     assert_true(ss_source_postgres.position_compare("0/FFFFFFFF", "1/0") < 0);
@@ -412,7 +425,8 @@ static void test_positions(void **state) {
 static void test_errors(void **state) {
     (void)state;
     char text[64];
-    ss_postgres_message_cut("invalid input syntax for type integer: \"secret\"\nDETAIL: more", text, sizeof text);
+    ss_postgres_message_cut("invalid input syntax for type integer: \"secret\"\nDETAIL: more", text,
+                            sizeof text);
     assert_string_equal(text, "invalid input syntax for type integer: \"..\"");
     ss_postgres_message_cut("can't parse 'a secret' here", text, sizeof text);
     assert_string_equal(text, "can't parse '..' here");
@@ -428,9 +442,12 @@ static void test_errors(void **state) {
 int main(void) {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(test_begin_commit), TEST(test_origin_type_message), TEST(test_relation), TEST(test_changes),
-        TEST(test_truncate),     TEST(test_refused),             TEST(test_rules),    TEST(test_insert_delete),
-        TEST(test_envelope),     TEST(test_positions),           TEST(test_errors),
+        TEST(test_begin_commit), TEST(test_origin_type_message),
+        TEST(test_relation),     TEST(test_changes),
+        TEST(test_truncate),     TEST(test_refused),
+        TEST(test_rules),        TEST(test_insert_delete),
+        TEST(test_envelope),     TEST(test_positions),
+        TEST(test_errors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
