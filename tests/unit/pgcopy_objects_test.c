@@ -227,6 +227,34 @@ static void dump(const char *database, const char *file) {
     assert_int_equal(system(command), 0);
 }
 
+/* The copy's dump has nothing that the source's has not, but for a list that ends earlier there. */
+static void compare_dumps(void) {
+    char command[512], text[256];
+    snprintf(command, sizeof command,
+             "cd %s && grep -v restrict src.sql | sed 's/,$//' | sort -u > a && grep -v restrict dst.sql | sed 's/,$//' | sort -u > b"
+             " && comm -13 a b", dir);
+    FILE *pipe = popen(command, "r");
+    assert_non_null(pipe);
+    while (fgets(text, sizeof text, pipe) != NULL)
+        if (strstr(text, "d boolean") == NULL) /* its default calls a function that is not mirrored */
+            fail_msg("only in the copy: %s", text);
+    assert_int_equal(pclose(pipe), 0);
+    /* And what it has not is what the source's functions, unselected tables and unused objects are. */
+    snprintf(command, sizeof command,
+             "cd %s && comm -23 a b | grep -v -e is_even -e left_out -e fdiff -e grange -e gmulti -e empty_enum -e no_fields"
+             " -e unused_seq -e v_foul -e v_left -e pgstattuple -e trg -e order_even -e even_check -e line_lo_fkey", dir);
+    pipe = popen(command, "r");
+    assert_non_null(pipe);
+    size_t left = 0;
+    while (fgets(text, sizeof text, pipe) != NULL) {
+        left++;
+        if (getenv("PGCOPY_SHOW") != NULL)
+            printf("only at the source: %s", text);
+    }
+    pclose(pipe);
+    assert_true(left < 20); /* lines of those objects that do not name them */
+}
+
 /* Every table of `from` digests as in `to`. */
 static void compare_digests(ss_copy_reader *a, ss_copy_reader *b, const ss_snapshot_table *tables, size_t count,
                             const ss_snapshot_table *others, size_t other_count) {
@@ -285,6 +313,7 @@ static void test_torture(void **state) {
     size_t other_count = ss_postgres_snapshot_tables(copy, &others);
     assert_int_equal(ss_postgres_copy_reader_open(copy, &other, &err), SS_OK);
     compare_digests(reader, other, tables, count, others, other_count);
+    compare_dumps();
     if (getenv("PGCOPY_KEEP") != NULL) {
         char command[256];
         snprintf(command, sizeof command, "cp %s/src.sql %s/dst.sql %s/", dir, dir, getenv("PGCOPY_KEEP"));
@@ -359,6 +388,18 @@ static void test_chunks(void **state) {
         assert_int_equal(ss_postgres_copy_reader_read(readers[0], at, chunk, count_rows, &wide, &err), SS_OK);
     assert_int_equal(wide.rows, 6);
     assert_true(wide.largest > 24000000 && wide.largest < 24000100);
+    /* As a server before 14 would be read: ranges of the key. */
+    counter by_key = {0};
+    at = find_table(tables, count, "big");
+    snapshot->version = 130000;
+    for (size_t i = 0; i < count; i++)
+        snapshot->sources[i].leaf_count = snapshot->sources[i].chunk_count = 0;
+    assert_int_equal(ss_postgres_chunks_plan(snapshot, &err), SS_OK);
+    assert_int_equal(tables[at].chunk_count, 3);
+    assert_int_equal(snapshot->sources[at].chunks[1].by, SS_CHUNK_KEY);
+    for (size_t chunk = 0; chunk < 3; chunk++)
+        assert_int_equal(ss_postgres_copy_reader_read(readers[0], at, chunk, count_rows, &by_key, &err), SS_OK);
+    assert_int_equal(by_key.rows, 60000);
     /* Rewritten since: an old snapshot sees the rewritten rows no more. */
     at = find_table(tables, count, "moved");
     assert_int_equal(ss_postgres_copy_reader_read(readers[1], at, 0, count_rows, &moved, &err), SS_RETRY);
