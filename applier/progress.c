@@ -80,6 +80,6 @@ ss_status ss_progress_rebuild(ss_route *r, const ss_log_state *log, ss_error *re
     snprintf(p.spool_id, sizeof p.spool_id, "%s", log->spool_id);
     snprintf(p.position, sizeof p.position, "%s", log->position ? log->position : "");
     r->progress.sequence = p.sequence;
-    SS_LOG(SS_WARN, "route_rebuilds", SS_S("route", r->conf->name), SS_U("tables", r->table_count), SS_U("sequence", p.sequence));
+    SS_LOG(SS_WARN, "route_rebuilds", SS_U("tables", r->table_count), SS_U("sequence", p.sequence));
     return ss_progress_write(r, &p, reterr);
 }

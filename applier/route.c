@@ -104,7 +104,7 @@ static ss_status begin_fresh(ss_route *r, const ss_log_state *log, ss_error *ret
     st = ss_progress_cursors(r, true, reterr);
     if (st != SS_OK)
         return st;
-    SS_LOG(SS_INFO, "route_begins", SS_S("route", r->conf->name), SS_U("sequence", p.sequence));
+    SS_LOG(SS_INFO, "route_begins", SS_U("sequence", p.sequence));
     return ss_progress_write(r, &p, reterr);
 }
 
@@ -130,7 +130,7 @@ static ss_status take_up(ss_route *r, const ss_log_state *log, ss_error *reterr)
     own_cursor own = {.name = r->conf->name};
     st = ss_cursors_each(r->cursors, find_cursor, &own, reterr);
     if (st == SS_OK && own.stream > r->progress.sequence && ss_route_tables_in(r, SS_TABLE_READY))
-        SS_LOG(SS_WARN, "target_is_older", SS_S("route", r->conf->name), SS_U("sequence", r->progress.sequence), SS_U("was", own.stream),
+        SS_LOG(SS_WARN, "target_is_older", SS_U("sequence", r->progress.sequence), SS_U("was", own.stream),
                SS_S("meaning", "the target was put back to an older state; the spool still holds all that follows and it is applied again"));
     r->copy.read_to = r->progress.copy_sequence;
     return st;
@@ -305,7 +305,7 @@ static void wait_for_something(ss_route *r, int timeout_ms) {
     struct pollfd p[4] = {{.fd = r->control, .events = POLLIN}, {.fd = r->stop_fd, .events = POLLIN},
                           {.fd = r->wake_fd, .events = POLLIN}, {.fd = ss_verify_fd(r), .events = POLLIN}};
     if (poll(p, 4, timeout_ms) < 0 && errno != EINTR) {
-        SS_LOG(SS_ERROR, "poll_failed", SS_S("route", r->conf->name), SS_I("errno", errno));
+        SS_LOG(SS_ERROR, "poll_failed", SS_I("errno", errno));
         r->stopping = true;
     }
     if (p[1].revents)

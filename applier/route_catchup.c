@@ -46,8 +46,8 @@ bool ss_route_stream_waits(const ss_route *r) {
 }
 
 static void finish_line(void *ctx, bool ok, const char *what, const char *found, const char *remedy) {
-    const ss_route *r = ctx;
-    SS_LOG(ok ? SS_INFO : SS_WARN, ok ? "mirrored" : "not_mirrored", SS_S("route", r->conf->name), SS_S("object", what), SS_S("found", found),
+    (void)ctx;
+    SS_LOG(ok ? SS_INFO : SS_WARN, ok ? "mirrored" : "not_mirrored", SS_S("object", what), SS_S("found", found),
            SS_S("remedy", remedy));
 }
 
@@ -92,7 +92,7 @@ static ss_status join(ss_route *r, ss_error *reterr) {
         t->st.beside = t->dirty = false;
         t->restarts = 0;
     }
-    SS_LOG(SS_INFO, "tables_ready", SS_S("route", r->conf->name), SS_U("tables", n), SS_U("sequence", r->progress.sequence));
+    SS_LOG(SS_INFO, "tables_ready", SS_U("tables", n), SS_U("sequence", r->progress.sequence));
     ss_intake_close(&r->catchup);
     ss_route_schemas_clear(r); /* compared against the tables beside; the ones in place are looked at anew */
     r->finish_due = ss_route_tables_in(r, SS_TABLE_READY) == r->table_count;

@@ -57,7 +57,7 @@ static ss_status resync(ss_route *r, const json_t *command, ss_error *reterr) {
         if (!r->resync || json_array_extend(r->resync, tables) != 0)
             return ss_fail(reterr, SS_RETRY, "SS-ROUTE-0003", "out of memory for the command");
     }
-    SS_LOG(SS_INFO, "resync_asked", SS_S("route", r->conf->name), SS_S("tables", all ? "all" : "named"));
+    SS_LOG(SS_INFO, "resync_asked", SS_S("tables", all ? "all" : "named"));
     return SS_OK;
 }
 
@@ -126,7 +126,7 @@ static ss_status replay(ss_route *r, const json_t *command, ss_error *reterr) {
                      "cannot replay from %" PRIu64 ": the spool holds %" PRIu64 " to %" PRIu64 ", and the target has applied up to %" PRIu64 " (nothing is left out: a later place is refused)",
                      from, log->first, log->committed, r->progress.sequence);
     if (st == SS_OK) {
-        SS_LOG(SS_WARN, "replay", SS_S("route", r->conf->name), SS_U("from", from), SS_U("was", r->progress.sequence),
+        SS_LOG(SS_WARN, "replay", SS_U("from", from), SS_U("was", r->progress.sequence),
                SS_S("meaning", "records from there on are applied again; rows that the target already holds stop the route with drift"));
         ss_progress p = r->progress;
         p.sequence = from - 1;
@@ -134,12 +134,14 @@ static ss_status replay(ss_route *r, const json_t *command, ss_error *reterr) {
     }
     ss_reader_close(reader);
     ss_route_session_close(r);
-    if (st == SS_OK)
-        r->halted = false;
     return st;
 }
 
 static void go_on(ss_route *r) {
+    if (r->halted) { /* said at once: who waits must not take the old reason for the answer to what comes now */
+        ss_report_state(r, SS_ROUTE_STARTING, "");
+        ss_report_status(r, true);
+    }
     r->halted = false;
     r->retry_ms = 0;
     r->failures = 0;

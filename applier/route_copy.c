@@ -93,7 +93,7 @@ ss_status ss_route_copy_ask(ss_route *r, ss_error *reterr) {
     }
     json_t *generation = json_object_get(answer, "generation");
     const char *state = json_string_value(json_object_get(answer, "state"));
-    SS_LOG(SS_INFO, "copy_asked", SS_S("route", r->conf->name), SS_I("generation", json_integer_value(generation)), SS_S("state", state ? state : ""));
+    SS_LOG(SS_INFO, "copy_asked", SS_I("generation", json_integer_value(generation)), SS_S("state", state ? state : ""));
     json_decref(answer);
     r->copy.ask_trouble[0] = 0;
     r->copy.asks_failed = 0;
@@ -190,7 +190,7 @@ ss_status ss_route_copy_begin(ss_route *r, const Sidespool__CopyBegin *begin, ui
     r->copy.ask_all = false;
     r->copy.next_ask_ms = 0;
     r->status_due = true;
-    SS_LOG(SS_INFO, "copy_begins", SS_S("route", r->conf->name), SS_U("generation", begin->generation), SS_U("tables", n),
+    SS_LOG(SS_INFO, "copy_begins", SS_U("generation", begin->generation), SS_U("tables", n),
            SS_U("sequence", sequence), SS_U("rows_estimate", begin->rows_estimate));
     return ss_progress_cursors(r, true, reterr);
 }
@@ -371,7 +371,7 @@ static ss_status load_table_end(ss_route *r, const Sidespool__CopyTable *end, ui
     t->dirty = false;
     r->progress = p;
     r->status_due = true;
-    SS_LOG(SS_INFO, "table_loaded", SS_S("route", r->conf->name), SS_S("table", name), SS_U("rows", end->rows));
+    SS_LOG(SS_INFO, "table_loaded", SS_S("table", name), SS_U("rows", end->rows));
     return SS_OK;
 }
 
@@ -416,7 +416,7 @@ static ss_status give_up(ss_route *r, uint64_t generation, const char *why, ss_e
         ss_route_table_absent(t);
         n++;
     }
-    SS_LOG(SS_WARN, "copy_given_up", SS_S("route", r->conf->name), SS_U("generation", generation), SS_U("tables", n), SS_S("reason", why));
+    SS_LOG(SS_WARN, "copy_given_up", SS_U("generation", generation), SS_U("tables", n), SS_S("reason", why));
     r->status_due = true;
     return ss_progress_write(r, &r->progress, reterr);
 }

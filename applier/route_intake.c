@@ -353,7 +353,7 @@ static ss_status take_gap(ss_route *r, ss_intake *in, const Sidespool__Gap *gap,
         return ss_fail(reterr, SS_STOP, "SS-ROUTE-0010", "the source's history was broken at record %" PRIu64 " (%s); run: sidespool resync --route %s",
                        in->sequence, gap->reason, r->conf->name);
     }
-    SS_LOG(SS_WARN, "gap_passed", SS_S("route", r->conf->name), SS_U("sequence", in->sequence), SS_S("reason", gap->reason));
+    SS_LOG(SS_WARN, "gap_passed", SS_U("sequence", in->sequence), SS_S("reason", gap->reason));
     for (size_t i = 0; i < r->table_count; i++)
         ss_route_table_absent(&r->tables[i]);
     ss_progress p = r->progress;
@@ -491,7 +491,7 @@ static ss_status again_carefully(ss_route *r, ss_intake *in, ss_error *reterr) {
     uint64_t from = (in->catchup ? in->whole : r->progress.sequence) + 1;
     r->careful_until = in->sequence;
     r->again = true;
-    SS_LOG(SS_WARN, "batch_refused", SS_S("route", r->conf->name), SS_U("from", from), SS_U("to", in->sequence),
+    SS_LOG(SS_WARN, "batch_refused", SS_U("from", from), SS_U("to", in->sequence),
            SS_U("transactions", in->transactions), SS_S("code", refused.code ? refused.code : ""), SS_S("error", refused.text));
     return ss_fail(reterr, SS_RETRY, refused.code, "%s", refused.text);
 }

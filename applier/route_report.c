@@ -25,7 +25,7 @@ void ss_report_state(ss_route *r, ss_route_state state, const char *reason) {
         return;
     r->state = state;
     r->since_us = ss_route_now_us();
-    SS_LOG(SS_INFO, "route_state", SS_S("route", r->conf->name), SS_S("state", ss_route_state_name(state)), SS_S("reason", reason));
+    SS_LOG(SS_INFO, "route_state", SS_S("state", ss_route_state_name(state)), SS_S("reason", reason));
 }
 
 /* Writes what is waiting. The supervisor reads all the time; if it does not for long, this waits: there is nobody else to report to. */
@@ -54,7 +54,7 @@ void ss_report_line(ss_route *r, json_t *line) {
     char *text = line ? json_dumps(line, JSON_COMPACT) : NULL;
     json_decref(line);
     if (!text) {
-        SS_LOG(SS_WARN, "report_lost", SS_S("route", r->conf->name), SS_S("reason", "out of memory"));
+        SS_LOG(SS_WARN, "report_lost", SS_S("reason", "out of memory"));
         return;
     }
     ss_buf_put_str(&r->out, text);

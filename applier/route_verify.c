@@ -462,7 +462,7 @@ void ss_verify_poll(ss_route *r) {
         size_t i;
         json_array_foreach(v->result, i, t)
             equal = equal && json_is_true(json_object_get(t, "equal"));
-        SS_LOG(equal ? SS_INFO : SS_WARN, "verified", SS_S("route", r->conf->name), SS_U("tables", json_array_size(v->result)),
+        SS_LOG(equal ? SS_INFO : SS_WARN, "verified", SS_U("tables", json_array_size(v->result)),
                SS_S("equal", equal ? "yes" : "no"));
         ss_report_line(r, json_pack("{s:s,s:{s:b,s:O}}", "verify", v->id, "result", "equal", equal, "tables", v->result));
     }
