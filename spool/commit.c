@@ -5,8 +5,6 @@
  * may forget it; if we die later, the source's next start begins at the position that stands beside `committed`. */
 #include "spool/spool_internal.h"
 
-#include "sidespool/log.h"
-
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -195,9 +193,25 @@ out:
     return status;
 }
 
+/* A file that stands there as the newest segment, but in which nothing is written, would outdate what is committed
+ * elsewhere after it: recovery would believe its meta. */
+ss_status ss_log_remove_leftover(ss_log *log, ss_error *reterr) {
+    if (log->leftover == NULL)
+        return SS_OK;
+    ss_status status = ss_segment_unlink(log->spool->dir, log->leftover, reterr);
+    if (status != SS_OK)
+        return status;
+    free(log->leftover);
+    log->leftover = NULL;
+    return SS_OK;
+}
+
 /* Before anything is committed to a new segment, the one before it says that it is no longer the newest. If we die
  * before that, recovery says it; until then readers see nothing new, and there is nothing new. */
 ss_status ss_log_finish_roll(ss_log *log, ss_error *reterr) {
+    ss_status status = ss_log_remove_leftover(log, reterr);
+    if (status != SS_OK)
+        return status;
     if (log->names.count < 2 || log->names.items[log->names.count - 2].marked != SEGMENT_OPEN)
         return SS_OK;
     return ss_log_mark_old(log, log->names.count - 2, reterr);
@@ -216,16 +230,6 @@ static ss_status add_newest(ss_log *log, bool replace, uint64_t first, uint32_t 
     log->names.items[at] =
         (ss_segment_name){.first = first, .generation = generation, .changed_ms = ss_wall_ms()};
     return SS_OK;
-}
-
-/* An empty newest segment that is too small for the next frame gives way to a larger one of the same first sequence. */
-static void drop_replaced(ss_log *log, ss_segment *old) {
-    ss_error err = {0};
-    char *path = strdup(old->path);
-    ss_segment_close(old);
-    if (path == NULL || ss_segment_unlink(log->spool->dir, path, &err) != SS_OK) /* the next recovery removes it */
-        ss_log_error(SS_WARN, "spool_replaced_segment_stays", &err);
-    free(path);
 }
 
 static uint64_t pages_of(const ss_log *log, size_t len) {
@@ -333,8 +337,13 @@ ss_status ss_log_roll(ss_log *log, uint64_t pages, ss_error *reterr) {
     mapsize = (mapsize + page - 1) / page * page;
     uint32_t generation = replace || first <= log->removed_first ? next_generation(log) : 0;
     char *path = ss_segment_path(log->spool->dir, log->kind, first, generation);
-    if (path == NULL)
+    /* An empty newest segment that is too small for the next frame gives way to a larger one of the same first sequence. */
+    char *replaced = replace ? ss_log_path(log, log->names.count - 1) : NULL;
+    if (path == NULL || (replace && replaced == NULL)) {
+        free(path);
+        free(replaced);
         return ss_fail(reterr, SS_RETRY, SS_SPOOL_MEMORY, "out of memory rolling %s", log->spool->dir);
+    }
 
     /* meta copied forward; the strings are borrowed for the call */
     ss_meta meta = log->meta;
@@ -342,28 +351,33 @@ ss_status ss_log_roll(ss_log *log, uint64_t pages, ss_error *reterr) {
     meta.chain = log->disk_chain;
     meta.state = SEGMENT_OPEN;
     ss_segment *segment = NULL;
-    status = ss_segment_create(log->spool->dir, path, &meta, mapsize, &segment, reterr);
+    bool stays;
+    status = ss_segment_create(log->spool->dir, path, &meta, mapsize, &segment, &stays, reterr);
     if (status == SS_OK) {
         status = add_newest(log, replace, first, generation, reterr);
-        if (status != SS_OK) {
-            ss_error ignored;
+        stays = status != SS_OK;
+        if (stays)
             ss_segment_close(segment);
-            (void)!ss_segment_unlink(log->spool->dir, path, &ignored);
-        }
     }
     if (status != SS_OK)
         log->removed_first = first > log->removed_first ? first : log->removed_first; /* its name was used */
-    free(path);
-    if (status != SS_OK)
+    if (stays)
+        log->leftover = path;
+    else
+        free(path);
+    if (status != SS_OK) {
+        free(replaced);
         return status;
+    }
     ss_segment *old = log->segment;
     log->segment = segment;
     log->segment_serial++;
     log->meta.first = first;
     log->meta.chain = meta.chain;
     log->meta.state = SEGMENT_OPEN;
+    log->leftover = replaced; /* removed before anything is written */
     if (replace)
-        drop_replaced(log, old);
+        ss_segment_close(old);
     else
         log->names.items[log->names.count - 2].handle = old;
     ss_log_measure(log);

@@ -207,11 +207,12 @@ static ss_status step_back(ss_log *log, ss_error *reterr) {
     if (log->names.items[newest].first > log->removed_first)
         log->removed_first = log->names.items[newest].first;
     ss_status status = ss_segment_unlink(log->spool->dir, path, reterr);
+    bool gone = status == SS_OK || access(path, F_OK) != 0; /* gone, though the directory could not be synced */
     free(path);
-    if (status != SS_OK)
-        return status;
-    log->names.count--;
-    status = open_newest(log, reterr);
+    if (gone)
+        log->names.count--;
+    if (status == SS_OK)
+        status = open_newest(log, reterr);
     if (status != SS_OK)
         return status;
     uint64_t committed = log->meta.committed;
@@ -315,7 +316,7 @@ static ss_status reread(ss_log *log, ss_error *reterr) {
 }
 
 ss_status ss_log_truncate(ss_log *log, ss_error *reterr) {
-    ss_status status = SS_OK;
+    ss_status status = ss_log_remove_leftover(log, reterr);
     while (status == SS_OK && log->names.items[log->names.count - 1].first > log->meta.committed + 1)
         status = step_back(log, reterr);
     if (status == SS_OK)
@@ -375,6 +376,7 @@ static ss_status first_segment(ss_log *log, ss_error *reterr) {
     char *path = ss_segment_path(log->spool->dir, log->kind, 1, 0);
     ss_segment_name *items = realloc(log->names.items, 16 * sizeof(*items));
     ss_status status = SS_OK;
+    bool stays;
     if (items != NULL) {
         log->names.items = items;
         log->names.cap = 16;
@@ -387,7 +389,7 @@ static ss_status first_segment(ss_log *log, ss_error *reterr) {
     log->meta.first = 1;
     if (status == SS_OK)
         status = ss_segment_create(log->spool->dir, path, &log->meta, log->spool->options.segment_size, &log->segment,
-                                   reterr);
+                                   &stays, reterr); /* one that stays is as good as a new one */
     if (status == SS_OK) {
         items[0] = (ss_segment_name){.first = 1, .changed_ms = ss_wall_ms()};
         log->names.count = 1;
@@ -433,6 +435,9 @@ ss_status ss_log_recover(ss_log *log, ss_error *reterr) {
         status = remove_leftovers(log, reterr);
     if (status != SS_OK)
         return status;
+    for (size_t i = 0; i < log->names.count; i++) /* a name must be new, also within the second of a restart */
+        if (log->names.items[i].generation > log->generation)
+            log->generation = log->names.items[i].generation;
     if (log->names.count == 0) {
         status = first_segment(log, reterr);
     } else {
@@ -486,6 +491,7 @@ void ss_log_close(ss_log *log) {
         return;
     ss_segment_close(log->segment);
     ss_cursors_close(log->cursors);
+    free(log->leftover);
     for (size_t i = 0; i < log->names.count; i++)
         ss_segment_close(log->names.items[i].handle);
     ss_segment_names_done(&log->names);

@@ -176,6 +176,18 @@ static bool says_sealed(ss_segment *segment) {
     return sealed;
 }
 
+/* When a writer dies between writing LMDB's meta page and saying so in the lock file, and a reader keeps that file alive,
+ * readers go on seeing the state before, while the next write transaction takes over the dead one's mutex and begins
+ * behind it. Who reads first and writes then would decide upon the one and append to the other: so begin to write first. */
+static ss_status adopt_dead_writer(ss_segment *segment, ss_error *reterr) {
+    MDB_txn *txn;
+    int rc = mdb_txn_begin(segment->env, NULL, 0, &txn);
+    if (rc != 0)
+        return ss_segment_fail(rc, segment->path, "begin on", reterr);
+    mdb_txn_abort(txn);
+    return SS_OK;
+}
+
 /* The registry's lock is held. */
 static ss_status open_new(const char *path, uint64_t first, int mode, const struct stat *st, ss_segment **ret,
                           ss_error *reterr) {
@@ -193,7 +205,10 @@ static ss_status open_new(const char *path, uint64_t first, int mode, const stru
             segment_destroy(segment); /* replaced between stat and open */
             return ss_fail(reterr, SS_BUSY, SS_SPOOL_GAP, "%s was replaced while it was opened", path);
         }
-        status = open_tables(segment, false, reterr);
+        if (mode == SEGMENT_WRITE)
+            status = adopt_dead_writer(segment, reterr);
+        if (status == SS_OK)
+            status = open_tables(segment, false, reterr);
         if (status != SS_OK) {
             segment_destroy(segment);
             return status;
@@ -288,9 +303,10 @@ static ss_status make_file(const char *temporary, const ss_meta *meta, uint64_t 
 }
 
 ss_status ss_segment_create(const char *dir, const char *path, const ss_meta *meta, uint64_t mapsize,
-                            ss_segment **ret, ss_error *reterr) {
+                            ss_segment **ret, bool *ret_stays, ss_error *reterr) {
     char *temporary = with_suffix(path, ".new"), *lock = with_suffix(path, "-lock");
     ss_status status = SS_OK;
+    *ret_stays = false;
     if (temporary == NULL || lock == NULL) {
         status = ss_fail(reterr, SS_RETRY, SS_SPOOL_MEMORY, "out of memory creating %s", path);
         goto out;
@@ -315,7 +331,7 @@ ss_status ss_segment_create(const char *dir, const char *path, const ss_meta *me
         status = open_locked(path, meta->first, SEGMENT_WRITE, ret, reterr);
     if (status != SS_OK) {
         (void)!unlink(temporary);
-        (void)!unlink(path);
+        *ret_stays = unlink(path) != 0 && errno != ENOENT;
     }
     pthread_mutex_unlock(&registry_lock);
 out:

@@ -95,9 +95,10 @@ void ss_segment_names_done(ss_segment_names *names);
 /* SS_BUSY with SS_SPOOL_GAP's code when the file is not there (any more). */
 SS_MUST ss_status ss_segment_open(const char *path, uint64_t first, int mode, ss_segment **ret, ss_error *reterr);
 void ss_segment_close(ss_segment *segment); /* takes NULL */
-/* Whole or not at all: made under another name, then renamed. Open for writing on return. */
+/* Whole or not at all: made under another name, then renamed. Open for writing on return. *ret_stays (set on failure too):
+ * the file is there under its name although the creation failed, and could not be removed. */
 SS_MUST ss_status ss_segment_create(const char *dir, const char *path, const ss_meta *meta, uint64_t mapsize,
-                                    ss_segment **ret, ss_error *reterr);
+                                    ss_segment **ret, bool *ret_stays, ss_error *reterr);
 SS_MUST ss_status ss_segment_unlink(const char *dir, const char *path, ss_error *reterr);
 SS_MUST ss_status ss_dir_sync(const char *dir, ss_error *reterr);
 bool ss_segment_is_current(const ss_segment *segment); /* does its path still lead to this file? */
@@ -165,6 +166,7 @@ struct ss_log {
     uint32_t generation; /* for names that were used before; see ss_log_new_path */
     uint64_t removed_first; /* highest first sequence of a segment removed by rewind or recovery */
     bool suspect; /* a commit failed: what it wrote is rewritten, whether it can be seen or not */
+    char *leftover; /* a segment whose creation failed and whose file stays: nothing is written until it is gone */
     bool seal_waiting; /* a rolled segment holds the beginning of a transaction that was not whole at the roll */
 
     uint64_t next;       /* sequence of the record appended next */
@@ -213,6 +215,7 @@ void ss_log_extend_file(ss_segment *segment);
 ss_status ss_log_broken(ss_log *log, int rc, const char *doing, ss_error *reterr);
 SS_MUST ss_status ss_log_reader_check(ss_log *log, bool now, bool *ret_found, ss_error *reterr);
 SS_MUST ss_status ss_log_reopen(ss_log *log, ss_error *reterr);
+SS_MUST ss_status ss_log_remove_leftover(ss_log *log, ss_error *reterr);
 SS_MUST ss_status ss_log_finish_roll(ss_log *log, ss_error *reterr);
 SS_MUST ss_status ss_log_mark_old(ss_log *log, size_t index, ss_error *reterr);
 char *ss_log_path(const ss_log *log, size_t index); /* of names.items[index], on the heap */

@@ -5,6 +5,7 @@
 #include "sidespool/log.h"
 
 #include <stdlib.h>
+#include <unistd.h>
 
 #define COPY_ROLL_BYTES ((uint64_t)1 << 20) /* an applied copy gives its room back at once */
 
@@ -40,14 +41,15 @@ static ss_status remove_oldest(ss_log *log, ss_error *reterr) {
     /* Every consumer has this durable in its target. If we die half-way the file stays or is gone; both are a log whose
      * oldest segment is the oldest one there. */
     ss_status status = ss_segment_unlink(log->spool->dir, path, reterr);
+    bool gone = status == SS_OK || access(path, F_OK) != 0; /* gone, though the directory could not be synced */
     free(path);
-    if (status != SS_OK)
+    if (!gone)
         return status;
     log->names.count--;
     memmove(&log->names.items[0], &log->names.items[1], log->names.count * sizeof(*log->names.items));
     ss_log_measure(log);
     ss_log_publish(log);
-    return SS_OK;
+    return status;
 }
 
 /* The newest segment is never removed; when all in it is applied and its room is wanted, a fresh one takes its place. */
