@@ -50,6 +50,26 @@ static ss_status publish(const ss_source_env *env, ss_error *reterr) {
     return status;
 }
 
+/* A copy's session. No parallel workers: it must not take more of the source than its readers. No JIT: compiling the
+ * catalogue's statements takes ten times as long as running them. (row_security is off on every connection: a policy that
+ * would hide rows is an error, never a silent gap.) */
+static ss_status copy_connect(const ss_source_env *env, PGconn **ret, ss_error *reterr) {
+    PGconn *conn = NULL;
+    ss_status status = ss_postgres_connect(env, false, &conn, reterr);
+    if (status == SS_OK)
+        status = ss_postgres_exec(conn, "prepare a copy's session",
+                                  PQserverVersion(conn) >= 110000
+                                      ? "SET max_parallel_workers_per_gather = 0; SET jit = off"
+                                      : "SET max_parallel_workers_per_gather = 0",
+                                  reterr);
+    if (status != SS_OK) {
+        PQfinish(conn);
+        return status;
+    }
+    *ret = conn;
+    return SS_OK;
+}
+
 /* Makes the temporary slot; it waits until every transaction that runs now has ended. */
 static ss_status slot_make(const ss_source_env *env, PGconn *conn, char *ret_position, size_t size, char *ret_snapshot,
                            size_t snapshot_size, ss_error *reterr) {
@@ -226,7 +246,7 @@ ss_status ss_postgres_snapshot_open(const ss_source_env *env, const char *const 
     snapshot->arena = ss_arena_new(0);
     ss_status status = snapshot->arena == NULL ? no_memory(reterr) : publish(env, reterr);
     if (status == SS_OK)
-        status = ss_postgres_connect(env, false, &snapshot->holder, reterr);
+        status = copy_connect(env, &snapshot->holder, reterr);
     if (status == SS_OK)
         status = ss_postgres_connect(env, true, &slot, reterr);
     if (status == SS_OK)
@@ -265,23 +285,10 @@ void ss_postgres_snapshot_close(ss_snapshot *snapshot) {
 
 /* ---- readers ----------------------------------------------------------------------------------------------------- */
 
-/* No parallel workers, no JIT: a copy must not take more of the source than its readers. (row_security is off on every
- * connection: a policy that would hide rows is an error, never a silent gap.) */
 static ss_status reader_connect(ss_copy_reader *reader, ss_error *reterr) {
     if (reader->conn != NULL)
         return SS_OK;
-    ss_status status = ss_postgres_connect(reader->snapshot->env, false, &reader->conn, reterr);
-    if (status == SS_OK)
-        status = ss_postgres_exec(reader->conn, "prepare a copy reader",
-                                  reader->snapshot->version >= 110000
-                                      ? "SET max_parallel_workers_per_gather = 0; SET jit = off"
-                                      : "SET max_parallel_workers_per_gather = 0",
-                                  reterr);
-    if (status != SS_OK) {
-        PQfinish(reader->conn);
-        reader->conn = NULL;
-    }
-    return status;
+    return copy_connect(reader->snapshot->env, &reader->conn, reterr);
 }
 
 ss_status ss_postgres_copy_reader_open(ss_snapshot *snapshot, ss_copy_reader **ret, ss_error *reterr) {
