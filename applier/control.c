@@ -15,7 +15,12 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { REQUEST_PATIENCE_S = 10, REPLY_PATIENCE_S = 60, AGENT_AGAIN_MS = 1000 };
+enum {
+    REQUEST_PATIENCE_S = 10,
+    REPLY_PATIENCE_S = 60,
+    AGENT_AGAIN_MS = 1000,
+    MARK_OVERDUE_US = 2000000
+};
 
 typedef enum { FOR_REQUEST, FOR_STATUS, FOR_REPLY, FOR_MARK, FOR_VERIFY, FOR_GOODBYE } client_waits;
 
@@ -29,6 +34,8 @@ struct ss_client {
     ss_route_proc *route;
     uint64_t number;       /* of the command whose reply is awaited */
     char id[33];           /* of a mark or a verify */
+    int64_t asked_us;      /* FOR_MARK: when the agent was asked last */
+    bool marked;           /* FOR_MARK: the route has met the mark */
     bool pause, was_asked; /* FOR_REPLY: which wish is remembered once taken; FOR_MARK: the agent
                               has taken the mark once */
     char command[16];
@@ -154,6 +161,7 @@ static void on_mark_answer(void *ctx, json_t *answer, bool absent, const char *e
 }
 
 static void ask_mark(ss_client *client) {
+    client->asked_us = ss_wall_us();
     ss_agent_link_free(client->ask);
     client->ask = ss_agent_link_new(
         client->sup, client->route->config->source,
@@ -446,6 +454,30 @@ static void on_verify(ss_client *client, json_t *message) {
     }
 }
 
+/* A mark that was met tells how far the stream is applied. While a table is still being copied or
+ * catches up, the target does not hold all that the mark stands for; a table that is ready does,
+ * because it joined at or beyond the stream's place. */
+static bool is_whole(const ss_route_proc *route) {
+    const json_t *tables = json_object_get(route->status, "tables");
+    return strcmp(ss_json_text(route->status, "state", ""), "streaming") == 0 &&
+           ss_json_int(tables, "ready") == ss_json_int(tables, "total");
+}
+
+/* The route has applied all there is and has not met the mark: it stood before the place where the
+ * route began, or an agent that was restarted had it in memory alone. A later mark with the same id
+ * is as good. */
+static bool is_overdue(const ss_client *client) {
+    return !client->marked && client->was_asked && is_whole(client->route) &&
+           ss_json_int(client->route->status, "behind_records") == 0 &&
+           ss_wall_us() - client->asked_us > MARK_OVERDUE_US;
+}
+
+static void on_mark(ss_client *client) {
+    client->marked = true;
+    if (is_whole(client->route))
+        done(client);
+}
+
 void ss_control_route_said(ss_route_proc *route, json_t *message) {
     const char *mark = ss_json_text(message, "mark", NULL);
     const char *verify = ss_json_text(message, "verify", NULL);
@@ -455,7 +487,7 @@ void ss_control_route_said(ss_route_proc *route, json_t *message) {
         if (client->route != route)
             continue;
         if (mark && client->waits == FOR_MARK && strcmp(client->id, mark) == 0)
-            done(client);
+            on_mark(client);
         else if (verify && client->waits == FOR_VERIFY && strcmp(client->id, verify) == 0)
             on_verify(client, message);
         else if (json_is_integer(reply) &&
@@ -475,6 +507,10 @@ void ss_control_route_status(ss_route_proc *route) {
             continue;
         if (halted)
             refuse_halted(client, reason);
+        else if (client->marked && is_whole(route))
+            done(client);
+        else if (is_overdue(client))
+            ask_mark(client);
         else
             tell_state(client);
     }

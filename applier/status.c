@@ -108,6 +108,14 @@ static json_t *number_or_null(const json_t *object, const char *key) {
     return json_is_number(value) ? json_incref(value) : json_null();
 }
 
+/* What waits is known best by whoever looked last: a route that is paused or down does not look. */
+static json_t *larger(const json_t *status, const char *key, int64_t least) {
+    const json_t *value = json_object_get(status, key);
+    if (!json_is_integer(value))
+        return json_null();
+    return json_integer(json_integer_value(value) > least ? json_integer_value(value) : least);
+}
+
 static json_t *eta_of(const json_t *status, const json_t *copy, int64_t lag) {
     double behind = (double)ss_json_int(status, "behind_records");
     double rate = json_number_value(json_object_get(status, "rate"));
@@ -124,6 +132,7 @@ static json_t *route_object(const ss_route_proc *route, json_t *agent, int64_t n
     const char *state = ss_route_state(route, scratch, sizeof(scratch), &reason);
     const json_t *status = route->status;
     int64_t lag = ss_status_lag(status, agent, now_us);
+    int64_t committed = ss_json_int(agent, "committed");
     int64_t since = route->pid == 0 ? route->ended_us : ss_json_int(status, "since");
     json_t *copy = copy_of(route, state);
     json_t *eta = eta_of(status, copy, lag);
@@ -137,10 +146,12 @@ static json_t *route_object(const ss_route_proc *route, json_t *agent, int64_t n
         (json_int_t)(since ? since : route->started_us), "pid",
         route->pid ? json_integer(route->pid) : json_null(), "restarts",
         (json_int_t)route->restarts, "paused", route->paused, "sequence",
-        number_or_null(status, "sequence"), "committed", number_or_null(status, "committed"),
-        "behind_records", number_or_null(status, "behind_records"), "behind_bytes",
-        number_or_null(status, "behind_bytes"), "as_of", number_or_null(status, "as_of"),
-        "lag_seconds", lag < 0 ? json_null() : json_real((double)lag / 1e6), "rate",
+        number_or_null(status, "sequence"), "committed", larger(status, "committed", committed),
+        "behind_records",
+        larger(status, "behind_records", committed - ss_json_int(status, "sequence")),
+        "behind_bytes", number_or_null(status, "behind_bytes"), "as_of",
+        number_or_null(status, "as_of"), "lag_seconds",
+        lag < 0 ? json_null() : json_real((double)lag / 1e6), "rate",
         number_or_null(status, "rate"), "eta_seconds", eta, "tables", tables, "copy", copy, "agent",
         agent);
 }
