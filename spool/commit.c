@@ -5,6 +5,8 @@
  * may forget it; if we die later, the source's next start begins at the position that stands beside `committed`. */
 #include "spool/spool_internal.h"
 
+#include "sidespool/log.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -479,6 +481,11 @@ ss_status ss_log_commit(ss_log *log, ss_error *reterr) {
     while (status == SS_OK && (log->frames_done < log->frames_count || log->mark_waiting))
         status = commit_step(log, &tries, reterr);
     compact(log);
+    if (status == SS_OK && log->seal_waiting) {
+        ss_error later; /* what is committed is committed; ss_log_trim tries again and returns it */
+        if (ss_log_seal_waiting(log, &later) != SS_OK)
+            ss_log_error(SS_WARN, "spool_segment_not_sealed_yet", &later);
+    }
     return status;
 }
 

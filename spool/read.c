@@ -150,16 +150,11 @@ static ss_status refresh(ss_reader *reader, ss_error *reterr) {
         reader->listed_ms = 0;
         reader->listed_ms -= RELIST_MS;
     }
-    if (reader->meta.state == SEGMENT_SEALED) {
-        ss_segment *segment = reader->newest.segment;
+    if (usable(&reader->newest) && ss_segment_is_current(reader->newest.segment))
         return ss_fail(reterr, SS_STOP, SS_SPOOL_DAMAGED,
-                       "%s is sealed and the segment after it is missing; run `sidespool spool verify`",
-                       segment != NULL ? segment->path : reader->dir);
-    }
-    /* its writer died in the middle of taking back a transaction, or is at it: what was committed stays readable */
-    if (reader->meta.committed > reader->committed)
-        reader->committed = reader->meta.committed;
-    return SS_OK;
+                       "%s says that a newer segment follows, and that one is missing; run `sidespool spool verify`",
+                       reader->newest.segment->path);
+    return ss_fail(reterr, SS_RETRY, SS_SPOOL_IO, "%s: its segments change faster than they can be listed", reader->dir);
 }
 
 /* ---- frames ---- */

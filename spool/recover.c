@@ -53,6 +53,9 @@ static ss_status lock_source(ss_spool *spool, ss_error *reterr) {
                          "%s is held by another process%s%s; one agent only may run for a source", path,
                          pid[0] != '\0' ? " with id " : "", pid);
     } else {
+        struct stat st;
+        if (fstat(spool->lock_fd, &st) == 0 && st.st_uid == geteuid())
+            (void)fchmod(spool->lock_fd, 0660); /* a person of the group may trim while no agent runs */
         char pid[24];
         int n = snprintf(pid, sizeof(pid), "%d\n", (int)getpid());
         /* for that message only */
@@ -194,11 +197,39 @@ static ss_status damaged(ss_log *log, const char *what, ss_error *reterr) {
                    (unsigned long long)log->meta.committed);
 }
 
+/* The one before becomes the newest again: it says so before the newer one goes, so that a newest segment that does not
+ * say that it is open always means that a newer one has been lost. */
+static ss_status open_older(ss_log *log, size_t index, ss_error *reterr) {
+    ss_segment_name *name = &log->names.items[index];
+    if (name->sealed)
+        return damaged(log, "the segment before it is sealed, although it is not whole", reterr);
+    char *path = ss_log_path(log, index);
+    if (path == NULL)
+        return ss_fail(reterr, SS_RETRY, SS_SPOOL_MEMORY, "out of memory recovering %s", log->spool->dir);
+    ss_status status = SS_OK;
+    if (name->handle == NULL)
+        status = ss_segment_open(path, name->first, SEGMENT_WRITE, &name->handle, reterr);
+    free(path);
+    if (status == SS_OK)
+        status = ss_segment_set_state(name->handle, SEGMENT_OPEN, reterr);
+    if (status != SS_OK && name->handle != NULL) {
+        atomic_store(&name->handle->poisoned, true);
+        ss_segment_close(name->handle);
+        name->handle = NULL;
+    }
+    if (status == SS_OK)
+        name->marked = SEGMENT_OPEN;
+    return status == SS_BUSY ? SS_RETRY : status;
+}
+
 /* Removes the newest segment and steps back to the one before. */
 static ss_status step_back(ss_log *log, ss_error *reterr) {
     size_t newest = log->names.count - 1;
     if (newest == 0)
         return damaged(log, "its only segment begins beyond what was committed", reterr);
+    ss_status status = open_older(log, newest - 1, reterr);
+    if (status != SS_OK)
+        return status;
     char *path = ss_log_path(log, newest);
     if (path == NULL)
         return ss_fail(reterr, SS_RETRY, SS_SPOOL_MEMORY, "out of memory recovering %s", log->spool->dir);
@@ -206,7 +237,7 @@ static ss_status step_back(ss_log *log, ss_error *reterr) {
     log->segment = NULL;
     if (log->names.items[newest].first > log->removed_first)
         log->removed_first = log->names.items[newest].first;
-    ss_status status = ss_segment_unlink(log->spool->dir, path, reterr);
+    status = ss_segment_unlink(log->spool->dir, path, reterr);
     bool gone = status == SS_OK || access(path, F_OK) != 0; /* gone, though the directory could not be synced */
     free(path);
     if (gone)
@@ -321,15 +352,10 @@ ss_status ss_log_truncate(ss_log *log, ss_error *reterr) {
         status = step_back(log, reterr);
     if (status == SS_OK)
         status = reread(log, reterr);
-    if (status == SS_OK && log->meta.state == SEGMENT_SEALED)
-        status = damaged(log, "it is sealed and the segment after it is missing", reterr);
+    if (status == SS_OK && log->meta.state != SEGMENT_OPEN)
+        status = damaged(log, "it says that a newer segment follows, and that one is missing", reterr);
     if (status == SS_OK)
         status = delete_frames(log, reterr);
-    if (status == SS_OK && log->meta.state != SEGMENT_OPEN) {
-        status = ss_segment_set_state(log->segment, SEGMENT_OPEN, reterr);
-        log->meta.state = status == SS_OK ? SEGMENT_OPEN : log->meta.state;
-        log->names.items[log->names.count - 1].marked = SEGMENT_OPEN;
-    }
     if (status == SS_OK)
         status = find_end(log, reterr);
     if (status != SS_OK)

@@ -227,6 +227,8 @@ uint64_t ss_segment_reserve_pages(uint64_t pages);
  * another spool and counts as 0. */
 SS_MUST ss_status ss_cursors_least(ss_cursors *cursors, ss_log_kind kind, uint64_t committed, size_t *ret_count,
                                    uint64_t *ret_least, ss_error *reterr);
+/* trim.c: seals rolled segments that have become whole */
+SS_MUST ss_status ss_log_seal_waiting(ss_log *log, ss_error *reterr);
 /* recover.c */
 SS_MUST ss_status ss_log_recover(ss_log *log, ss_error *reterr);
 SS_MUST ss_status ss_log_truncate(ss_log *log, ss_error *reterr); /* on disk, beyond committed */

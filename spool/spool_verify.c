@@ -218,6 +218,45 @@ static bool verify_segment(verifying *v, const char *path, check *c) {
     return good;
 }
 
+typedef struct {
+    const char *path, *source;
+    ss_log_kind kind;
+} asking;
+
+static void committed_in_child(void *ctx, int fd) {
+    const asking *ask = ctx;
+    ss_error err;
+    ss_reader *reader = NULL;
+    const ss_log_state *state;
+    uint64_t committed = UINT64_MAX;
+    if (ss_reader_open(ask->path, ask->source, ask->kind, 0, &reader, &err) == SS_OK &&
+        ss_reader_state(reader, &state, &err) == SS_OK)
+        committed = state->committed;
+    _exit(write(fd, &committed, sizeof(committed)) == (ssize_t)sizeof(committed) ? SS_EXIT_DONE : SS_EXIT_AGAIN);
+}
+
+/* UINT64_MAX when it cannot be told; the newest segment's own check then says why. */
+static uint64_t committed_now(const char *path, const char *source, ss_log_kind kind) {
+    ss_buf out;
+    int signal_;
+    uint64_t committed = UINT64_MAX;
+    ss_buf_init(&out);
+    (void)ss_spool_in_child(committed_in_child, &(asking){path, source, kind}, &out, sizeof(committed), &signal_);
+    if (out.len == sizeof(committed))
+        memcpy(&committed, out.ptr, sizeof(committed));
+    ss_buf_done(&out);
+    return committed;
+}
+
+static bool still_newest(const char *dir, ss_log_kind kind, uint64_t first) {
+    ss_segment_names names = {0};
+    ss_error err;
+    bool still = ss_segment_list(dir, kind, &names, &err) == SS_OK && names.count > 0 &&
+                 names.items[names.count - 1].first == first;
+    ss_segment_names_done(&names);
+    return still;
+}
+
 static ss_status verify_log(verifying *v, const char *source, ss_log_kind kind, ss_error *reterr) {
     ss_segment_names names = {0};
     char *dir = NULL;
@@ -226,6 +265,7 @@ static ss_status verify_log(verifying *v, const char *source, ss_log_kind kind, 
     ss_status status = ss_segment_list(dir, kind, &names, reterr);
     uint32_t chain = 0;
     bool chained = false;
+    uint64_t committed = status == SS_OK && names.count > 1 ? committed_now(v->args->path, source, kind) : UINT64_MAX;
     for (size_t i = 0; status == SS_OK && i < names.count; i++) {
         char *path = ss_segment_path(dir, kind, names.items[i].first, names.items[i].generation);
         if (path == NULL) {
@@ -235,11 +275,13 @@ static ss_status verify_log(verifying *v, const char *source, ss_log_kind kind, 
         bool newest = i + 1 == names.count;
         check c = {.path = path, .first = names.items[i].first, .newest = newest};
         c.upto = newest ? 0 : names.items[i + 1].first - 1;
+        if (c.upto > committed) /* the rest is an unfinished transaction, which may be taken back as we look */
+            c.upto = committed;
         bool good = verify_segment(v, path, &c);
         if (good && chained && c.found.first_prev != chain)
             report(v, path, &c.found, "chain: its first frame does not follow the segment before");
-        if (good && newest && c.found.state == SEGMENT_SEALED)
-            report(v, path, &c.found, "it is sealed, and the segment after it is missing");
+        if (good && newest && c.found.state != SEGMENT_OPEN && still_newest(dir, kind, names.items[i].first))
+            report(v, path, &c.found, "it says that a newer segment follows, and that one is missing");
         chained = good;
         chain = c.found.last_crc;
         free(path);

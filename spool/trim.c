@@ -62,7 +62,7 @@ static ss_status roll_when_applied(ss_log *log, uint64_t least, ss_error *reterr
     return ss_log_roll(log, 1, reterr);
 }
 
-static ss_status seal_waiting(ss_log *log, ss_error *reterr) {
+ss_status ss_log_seal_waiting(ss_log *log, ss_error *reterr) {
     ss_status status = SS_OK;
     bool waiting = false;
     for (size_t i = 0; log->seal_waiting && status == SS_OK && i + 1 < log->names.count; i++) {
@@ -87,7 +87,7 @@ ss_status ss_log_trim(ss_log *log, uint64_t *ret_removed, ss_error *reterr) {
     if (status == SS_OK && count > 0)
         status = roll_when_applied(log, least, reterr);
     if (status == SS_OK)
-        status = seal_waiting(log, reterr);
+        status = ss_log_seal_waiting(log, reterr);
     while (status == SS_OK && count > 0 && log->names.count > 1 && log->names.items[0].sealed &&
            least >= log->names.items[1].first - 1 && !retained(log, &log->names.items[0])) {
         status = remove_oldest(log, reterr);

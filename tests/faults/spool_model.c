@@ -111,7 +111,7 @@ static void check_state(void) {
 }
 
 static ss_spool_options options_now(void) {
-    return (ss_spool_options){.segment_size = 1 << 20, .max_size = 24 << 20, .retain_ms = 5, .frame_bytes = 64 << 10};
+    return (ss_spool_options){.segment_size = 1 << 20, .max_size = 10 << 20, .retain_ms = 5, .frame_bytes = 64 << 10};
 }
 
 /* A failing call may be asked again; a person is needed only where the model says so. */
