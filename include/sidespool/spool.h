@@ -5,8 +5,15 @@
  * sees beyond it, and recovery removes what lies beyond it.
  *
  * Threads: an ss_log belongs to the thread that opened it (LMDB write transactions are bound to a thread).
- * An ss_reader belongs to one thread; several readers of one file in one process share one LMDB handle inside.
- * Nothing here survives a fork. */
+ * An ss_reader belongs to one thread; several readers of one file in one process share one LMDB handle inside. In a process
+ * that also writes, open the log first: a file that a reader has opened read-only cannot be opened for writing beside it.
+ * Nothing here survives a fork.
+ *
+ * When a write fails (no room: SS_BUSY with SS_SPOOL_NOSPACE; I/O: SS_RETRY with SS_SPOOL_IO) the log gives its LMDB handle
+ * up and keeps in memory what was pending. Nothing counts as written, whether it can be seen on disk or not: the next flush
+ * opens the file again, reads `committed` again and writes the same frames anew. So the caller goes on calling
+ * ss_log_flush; it may also append (until 8 MiB wait, then ss_log_append returns the same error before it takes anything)
+ * or rewind. Until a flush has returned SS_OK nothing of it may be acknowledged. */
 #ifndef SIDESPOOL_SPOOL_H
 #define SIDESPOOL_SPOOL_H
 
@@ -34,8 +41,8 @@
 typedef enum { SS_LOG_COPY, SS_LOG_STREAM } ss_log_kind;
 
 typedef struct {
-    uint64_t segment_size;    /* bytes, 0: 256 MiB; fixed at a segment's creation */
-    uint64_t max_size;        /* quota of both logs, bytes */
+    uint64_t segment_size;    /* bytes, 0: 256 MiB; at most an eighth of max_size, at least 1 MiB; fixed at creation */
+    uint64_t max_size;        /* quota of both logs, bytes; the copy log may hold half of it; 0: none */
     uint64_t retain_ms;       /* applied stream segments are kept so long */
     size_t frame_bytes;       /* 0: 256 KiB of payload before compression */
     int zstd_level;           /* 0: 1 */
@@ -66,10 +73,11 @@ void ss_log_close(ss_log *log); /* what was not flushed is gone: the source send
 const ss_log_state *ss_log_get_state(const ss_log *log);
 /* Durable at once. Only while nothing is pending. Moves the epoch on when `new_epoch`. */
 SS_MUST ss_status ss_log_set_identity(ss_log *log, const char *identity, bool new_epoch, ss_error *reterr);
-/* Remembers a packed Schema; it is written in the same commit as the first frame of a segment that uses it. */
+/* Remembers a packed Schema (in memory: say it again after each open); it is written in the same commit as the first frame of a segment that uses it. */
 SS_MUST ss_status ss_log_put_schema(ss_log *log, uint64_t schema_id, ss_bytes packed, ss_error *reterr);
 /* Appends one record (bytes are copied). schema_id: the schema it uses, 0 none; for several call ss_log_use_schema.
- * Nothing is durable yet. SS_BUSY with SS-SPOOL-FULL's code: the quota is reached: nothing was appended, ask again. */
+ * Nothing is durable yet. SS_BUSY with SS_SPOOL_FULL: the quota is reached: nothing was appended, ask again (what
+ * ss_log_use_schema said stays said). SS_STOP with SS_SPOOL_TOO_LARGE: this transaction alone does not fit: rewind. */
 SS_MUST ss_status ss_log_append(ss_log *log, ss_bytes record, uint64_t schema_id, uint64_t *ret_sequence, ss_error *reterr);
 SS_MUST ss_status ss_log_use_schema(ss_log *log, uint64_t schema_id, ss_error *reterr); /* of the record appended next */
 /* The records so far are whole transactions, up to `position`. Nothing is durable yet. */
@@ -84,9 +92,11 @@ size_t ss_log_pending(const ss_log *log); /* bytes not yet committed */
  * mid-transaction and it will send that transaction again). */
 SS_MUST ss_status ss_log_rewind(ss_log *log, ss_error *reterr);
 /* Removes sealed segments that every registered consumer is past and whose retain has run out (stream only; copy has
- * no retain). Runs mdb_reader_check. Cheap; called once a second by the log's owner. */
+ * no retain; retain yields when less than an eighth of the quota is left). *ret_removed: segments. Runs
+ * mdb_reader_check. Cheap; called once a second by the log's owner, also while the log is full. */
 SS_MUST ss_status ss_log_trim(ss_log *log, uint64_t *ret_removed, ss_error *reterr);
-/* Bytes on disk of both logs, and the quota. */
+/* Bytes of both logs' files, and the quota. Counted are file lengths (st_size), not blocks: file systems allocate ahead and
+ * compress, so blocks go up and down by themselves, while LMDB's files have next to no holes. Any thread may ask. */
 SS_MUST ss_status ss_spool_usage(ss_spool *spool, uint64_t *ret_used, uint64_t *ret_quota, ss_error *reterr);
 
 /* ---- reading --------------------------------------------------------------------------------------------------- */
