@@ -9,6 +9,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/file.h>
@@ -424,6 +425,17 @@ static ss_status first_segment(ss_log *log, ss_error *reterr) {
     return status;
 }
 
+/* A reader that opened a segment just as it was removed may have made its lock file anew. */
+static void remove_orphaned_lock(int dir, const char *name) {
+    char data[NAME_MAX + 1];
+    struct stat st;
+    size_t len = strlen(name) - strlen("-lock");
+    memcpy(data, name, len);
+    data[len] = '\0';
+    if (fstatat(dir, data, &st, 0) != 0 && errno == ENOENT)
+        (void)!unlinkat(dir, name, 0); /* in the way of nobody when it stays */
+}
+
 /* `.new` files of a creation that we died in, and smaller twins of a segment that was replaced by a larger one. */
 static ss_status remove_leftovers(ss_log *log, ss_error *reterr) {
     const char *kind = ss_kind_name(log->kind);
@@ -435,6 +447,8 @@ static ss_status remove_leftovers(ss_log *log, ss_error *reterr) {
         size_t len = strlen(entry->d_name);
         if (strncmp(entry->d_name, kind, strlen(kind)) == 0 && len > 8 && strcmp(entry->d_name + len - 8, ".mdb.new") == 0)
             (void)!unlinkat(dirfd(d), entry->d_name, 0); /* in the way of nobody when it stays */
+        if (strncmp(entry->d_name, kind, strlen(kind)) == 0 && len > 9 && strcmp(entry->d_name + len - 9, ".mdb-lock") == 0)
+            remove_orphaned_lock(dirfd(d), entry->d_name);
     }
     closedir(d);
     for (size_t i = 0; i + 1 < log->names.count;) {
