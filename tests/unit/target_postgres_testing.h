@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -52,6 +53,9 @@ static inline int run_as_nobody(const char *const *argv, bool wait) {
         dup2(log, 1);
         dup2(log, 2);
         if (chdir(server.dir) != 0)
+            _exit(126);
+        /* A test that is killed takes its server along; set after the change of user, which clears it. */
+        if (!wait && prctl(PR_SET_PDEATHSIG, SIGQUIT) != 0)
             _exit(126);
         execv(argv[0], (char *const *)(uintptr_t)argv);
         _exit(127);
