@@ -228,6 +228,32 @@ static void test_fallback_inside_a_large_transaction(void **state) {
     ss_target_postgres.close(t);
 }
 
+static void test_deferrable_key(void **state) {
+    (void)state;
+    sql("CREATE TABLE public.t (id integer PRIMARY KEY DEFERRABLE, v text); INSERT INTO public.t VALUES (1, 'a'), (2, 'b')");
+    ss_target *t = target_open();
+    Sidespool__Schema *s = schema("t", "id integer*; v text");
+    hand *h = batch_of(s, 100);
+    h->table.ordered = true;
+    UPDATE(h, ROW("1", "a"), "2", "a"); /* two rows share the key for a moment */
+    UPDATE(h, ROW("2", "b"), "1", "b");
+    OK(ss_target_postgres.apply(t, &h->batch, &err));
+    assert_string_equal(ask("SELECT string_agg(id || v, ' ' ORDER BY id) FROM public.t"), "1b 2a");
+    ss_target_postgres.close(t);
+}
+
+static void test_zero_columns(void **state) {
+    (void)state;
+    sql("CREATE TABLE public.none (); INSERT INTO public.none DEFAULT VALUES; INSERT INTO public.none DEFAULT VALUES");
+    ss_target *t = target_open();
+    hand *h = batch_of(schema("none", ""), 100);
+    h->table.ordered = true;
+    change(h, SIDESPOOL__OP__OP_DELETE, NO_ROW, NO_ROW);
+    OK(ss_target_postgres.apply(t, &h->batch, &err));
+    assert_string_equal(ask("SELECT count(*) FROM public.none"), "1");
+    ss_target_postgres.close(t);
+}
+
 static void test_rows_without_key(void **state) {
     (void)state;
     sql("CREATE TABLE public.t (n numeric, j json, i interval); INSERT INTO public.t VALUES (1.0, '{}', '1 day'), (1.00, '{}', '1 day'), (1.0, '{}', '1 day'), (1.0, NULL, '24:00:00'), (NULL, NULL, NULL)");
@@ -516,7 +542,7 @@ int main(void) {
 #define T(name) cmocka_unit_test_setup_teardown(name, every_before, every_after)
     const struct CMUnitTest tests[] = {
         T(test_types), T(test_types_as_key), T(test_drift_stops_and_takes_back), T(test_unique_swap_falls_back), T(test_fallback_inside_a_large_transaction),
-        T(test_rows_without_key), T(test_identity_always), T(test_truncate), T(test_triggers_do_not_fire), T(test_wide_and_empty_tables),
+        T(test_deferrable_key), T(test_zero_columns), T(test_rows_without_key), T(test_identity_always), T(test_truncate), T(test_triggers_do_not_fire), T(test_wide_and_empty_tables),
         T(test_large_cells_and_many_statements), T(test_one_session_per_route), T(test_lost_and_read_only), T(test_server_killed), T(test_compare),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

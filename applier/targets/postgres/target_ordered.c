@@ -1,7 +1,8 @@
 /* One by one, in order, without waiting: tables without a key, key chains, and what a set-wise write was refused for.
  *
  * A row without a key is found by all cells of its old image and taken by ctid, one of several equal rows: equal in text, not
- * only by =, because 1.0 and 1.00, or '1 day' and '24:00:00', are equal and yet other values. */
+ * only by =, because 1.0 and 1.00, or '1 day' and '24:00:00', are equal and yet other values. A deferrable primary key does not
+ * tell rows apart before the transaction's end; such a table is REPLICA IDENTITY FULL, so its rows are found the same way. */
 #include "target_postgres.h"
 
 #include <stdio.h>
@@ -14,6 +15,7 @@ typedef struct {
     Sidespool__Op op;
     const ss_row *key, *row;
     uint8_t *what; /* per column: SET, MATCH… ; lies in t->key */
+    bool whole;    /* in order: the key row is the row's whole old image */
     bool replace;  /* a GENERATED ALWAYS AS IDENTITY column changes */
     uint32_t sets, matches;
 } one;
@@ -51,12 +53,12 @@ static ss_status plan(ss_target *t, one *o, const uint8_t *kinds, uint64_t seque
                 o->replace |= find && o->table->columns[i].identity_always;
             }
         }
-        if (!find || (keyed && !key) || !has_cell(o->key, i))
+        if (!find || (keyed && !key && !(o->table->key_deferred && o->whole)) || !has_cell(o->key, i))
             continue;
         o->what[i] |= o->key->kinds[i] == SS_CELL_NULL ? MATCH_NULL : MATCH;
         o->matches++;
     }
-    if (find && o->matches < (keyed ? o->table->key_count : 1))
+    if (find && o->matches < (keyed ? o->table->key_count : o->table->count > 0))
         return ss_fail(reterr, SS_STOP, "SS-TGT-0019", "Table %s, record %llu: an %s lacks the cells by which its row would be found (REPLICA IDENTITY of "
                        "the source table); resync the table.", o->table->shown, (unsigned long long)sequence, ss_tgt_op_name(o->op));
     return SS_OK;
@@ -79,7 +81,7 @@ static void put_match(ss_buf *sql, const one *o, const char *alias) {
         }
         char source[16];
         snprintf(source, sizeof source, "$%d", ++n);
-        bool keyed = table->key_count > 0;
+        bool keyed = o->schema->columns[i]->key;
         if (keyed || c->same_by_equal || c->also_equal) {
             ss_buf_printf(sql, "%s ", keyed ? c->equal : "=");
             ss_tgt_put_cast(sql, c, source);
@@ -97,7 +99,7 @@ static void put_match(ss_buf *sql, const one *o, const char *alias) {
 /* With a key: by it. Without: the place of one such row. */
 static void put_where(ss_buf *sql, const one *o) {
     const ss_tgt_table *table = o->table;
-    if (table->key_count > 0) {
+    if (table->key_count > 0 && !table->key_deferred) {
         put_match(sql, o, "t");
         return;
     }
@@ -198,7 +200,7 @@ static void value(ss_target *t, int n, const ss_row *row, uint32_t i) {
 
 ss_status ss_tgt_one(ss_target *t, ss_tgt_table *table, const Sidespool__Schema *schema, Sidespool__Op op, const ss_row *key,
                      const ss_row *row, const uint8_t *kinds, uint64_t sequence, bool final, ss_error *reterr) {
-    one o = {.table = table, .schema = schema, .op = op, .key = key, .row = row};
+    one o = {.table = table, .schema = schema, .op = op, .key = key, .row = row, .whole = final && key != row};
     ss_status status = plan(t, &o, kinds, sequence, reterr);
     if (status == SS_OK)
         status = ss_tgt_values_room(t, 2 * (size_t)table->count + 1, reterr);

@@ -47,6 +47,7 @@ typedef struct ss_tgt_table {
     const char *shown;      /* ns.name, for people */
     const char *only;       /* "ONLY ", or "" for a partitioned table */
     bool partitioned;
+    bool key_deferred;      /* its primary key is DEFERRABLE: within a transaction two rows may share a key */
     uint32_t count;
     ss_tgt_column *columns; /* parallel to the schema's */
     uint32_t key_count;

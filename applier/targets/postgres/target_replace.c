@@ -12,7 +12,7 @@
 ss_status ss_tgt_beside_get(ss_target *t, const char *ns, const char *name, ss_tgt_beside *ret, ss_error *reterr) {
     const char *values[] = {t->env->route, ns, name};
     PGresult *res = NULL;
-    ss_status status = ss_tgt_query(t, "reading a table's state", "SELECT generation > 0, beside, copy_fresh, kept, coalesce(copy_number, 0) "
+    ss_status status = ss_tgt_query(t, "reading a table's state", "SELECT true, beside, copy_fresh, kept, coalesce(copy_number, 0) "
                                     "FROM sidespool.table_state WHERE route = $1 AND ns = $2 AND name = $3", 3, values, &res, reterr);
     if (status != SS_OK)
         return status;

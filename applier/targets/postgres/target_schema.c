@@ -165,11 +165,13 @@ static ss_status relation(ss_target *t, ss_tgt_table *table, const Sidespool__Sc
                           ss_error *reterr) {
     const char *values[] = {ns, name};
     PGresult *res = NULL;
-    ss_status status = ss_tgt_query(t, "reading the table's kind", "SELECT r.relkind FROM pg_class r JOIN pg_namespace n ON n.oid = r.relnamespace "
+    ss_status status = ss_tgt_query(t, "reading the table's kind", "SELECT r.relkind, EXISTS (SELECT FROM pg_index i WHERE i.indrelid = r.oid "
+                                    "AND i.indisprimary AND NOT i.indimmediate) FROM pg_class r JOIN pg_namespace n ON n.oid = r.relnamespace "
                                     "WHERE n.nspname = $1 AND r.relname = $2", 2, values, &res, reterr);
     if (status != SS_OK)
         return status;
     char kind = PQntuples(res) == 1 ? PQgetvalue(res, 0, 0)[0] : '\0';
+    table->key_deferred = PQntuples(res) == 1 && PQgetvalue(res, 0, 1)[0] == 't';
     PQclear(res);
     if (kind == '\0')
         return ss_fail(reterr, SS_STOP, "SS-TGT-0018", "Table %s.%s is missing on the target: resync it.", ns, name);
