@@ -346,13 +346,9 @@ static void set_position(ss_intake *in, const char *position, int64_t as_of) {
     in->whole = in->sequence;
 }
 
-/* Gap: the agent started a new epoch. Tables that were applied up to the break may be stale from here on. */
+/* Gap: the agent's file answered a break of the source's history with a new epoch (on_gap: resync). What was applied up to here may
+ * be stale, so every table is copied anew, beside the old rows. The route's own on_gap is for gaps of its target. */
 static ss_status take_gap(ss_route *r, ss_intake *in, const Sidespool__Gap *gap, ss_error *reterr) {
-    bool holds = ss_route_tables_in(r, SS_TABLE_ABSENT) < r->table_count;
-    if (holds && r->conf->on_gap == SS_ON_GAP_HALT && !r->resync_all) {
-        return ss_fail(reterr, SS_STOP, "SS-ROUTE-0010", "the source's history was broken at record %" PRIu64 " (%s); run: sidespool resync --route %s",
-                       in->sequence, gap->reason, r->conf->name);
-    }
     SS_LOG(SS_WARN, "gap_passed", SS_U("sequence", in->sequence), SS_S("reason", gap->reason));
     for (size_t i = 0; i < r->table_count; i++)
         ss_route_table_absent(&r->tables[i]);

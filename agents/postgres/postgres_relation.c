@@ -92,7 +92,8 @@ static ss_status table_query(PGconn *conn, uint32_t relid, PGresult **ret, ss_er
         "a.atttypid AS type,"
         "  a.atttypmod, a.attnotnull, a.attidentity, %s AS generated,"
         "  EXISTS (SELECT FROM pg_catalog.pg_index x WHERE x.indrelid = c.oid AND x.indisvalid AND "
-        "x.indisprimary"
+        /* A deferrable key may name two rows inside a transaction: rows are then found whole. */
+        "x.indisprimary AND x.indimmediate"
         "   AND a.attnum = ANY (x.indkey)) AS is_primary,"
         "  EXISTS (SELECT FROM pg_catalog.pg_index x WHERE x.indrelid = c.oid AND x.indisvalid AND "
         "x.indimmediate"

@@ -61,7 +61,7 @@ def test_new_table_is_named_and_starts_with_resync(make_world):
     w.src("update fresh set v = v || '!'; insert into t values (1)")
     w.wait()
     w.assert_same("fresh", "t")
-    assert "public.fresh" not in w.cli("status").stdout
+    until("status no longer names it", lambda: "public.fresh" not in w.cli("status").stdout, 60, 0.5, w.tell)
 
 
 def test_resync_never_shows_an_empty_table(make_world):

@@ -74,7 +74,7 @@ def test_another_server(make_world, own_servers):
     w.start_agent()
     try:
         agent = until("agent halted", lambda: (lambda r: r and r["agent"] and r["agent"]["state"] == "halted" and r["agent"])(w.route()), 30, 0.2, w.tell)
-        assert "system identifier" in agent["reason"], agent
+        assert "another system" in agent["reason"], agent
         assert other.one("select count(*) from pg_replication_slots") == 0, "nothing is made on a foreign server"
     finally:
         w.source = old

@@ -33,7 +33,7 @@ def test_replayed_from_the_spool(make_world, own_servers):
     w.wait()
     w.assert_same("t", "l")
     w.verify()
-    assert "replay" in w.applier.text()
+    assert "event=target_is_older" in w.applier.text()
 
 
 def test_gap_when_the_spool_no_longer_reaches(make_world, own_servers):

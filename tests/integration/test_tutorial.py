@@ -25,5 +25,5 @@ def test_followed_literally(folder):
     done = subprocess.run(["bash", "-c", "\n".join(script)], capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
     out = done.stdout + done.stderr
     assert done.returncode == 0, out[-6000:]
-    for words in ("public.visit", "20000", "CUSTOMER 1", "99.99", "waiting_target", "sidespool_shop", "public.customer"):
+    for words in ("public.visit", "20000", "CUSTOMER 1", "99999.99", "waiting_target", "sidespool_shop", "public.customer"):
         assert words in out, f"{words!r} not in\n{out[-6000:]}"

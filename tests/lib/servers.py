@@ -43,16 +43,13 @@ class Postgres:
 
     def kill(self):
         """kill -9 of the postmaster; its children notice and end."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
-        # A postmaster.pid that is left makes the next start wait for the shared memory's last user.
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            if subprocess.run(["pgrep", "-f", f"^postgres: .*", "--parent", str(self.pid)],
-                              stdout=subprocess.DEVNULL).returncode:
-                break
+        children = subprocess.run(["pgrep", "--parent", str(self.pid)], stdout=subprocess.PIPE, text=True).stdout.split()
+        os.kill(self.pid, signal.SIGKILL)
+        # A new postmaster refuses to start while a child of the old one holds the shared memory.
+        deadline = time.monotonic() + 30
+        while any(pathlib.Path(f"/proc/{pid}").exists() for pid in children):
+            assert time.monotonic() < deadline, "children of a killed postmaster do not end"
             time.sleep(0.05)
-        time.sleep(0.3)
 
     def dsn(self, dbname="postgres", user="postgres", host=None):
         return f"host={host or self.folder} port={self.port} dbname={dbname} user={user}"
