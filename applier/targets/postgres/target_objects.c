@@ -171,7 +171,11 @@ ss_status ss_tgt_objects_of_table(ss_target *t, const char *ns, const char *name
 
 static void tell(PGresult *res, int row, const char *refused, ss_check_line line, void *ctx) {
     char what[300];
-    snprintf(what, sizeof what, "%s %s.%s", PQgetvalue(res, row, O_KIND), PQgetvalue(res, row, O_NS), PQgetvalue(res, row, O_NAME));
+    const char *ns = PQgetvalue(res, row, O_NS);
+    if (ns[0] != '\0')
+        snprintf(what, sizeof what, "%s %s.%s", PQgetvalue(res, row, O_KIND), ns, PQgetvalue(res, row, O_NAME));
+    else
+        snprintf(what, sizeof what, "%s", PQgetvalue(res, row, O_KIND)); /* a list of many: the note names them */
     const char *note = PQgetvalue(res, row, O_NOTE);
     line(ctx, false, what, refused[0] != '\0' ? refused : note, refused[0] != '\0' ? note : "");
 }
