@@ -1,5 +1,5 @@
-/* COPY text <-> cells; see include/sidespool/copytext.h. Bytes only: no connection, no allocation of its own.
- * Used by the agent's copy readers, the target's loader and by verify on both sides. */
+/* COPY text <-> cells; see include/sidespool/copytext.h. Bytes only: no connection, no allocation
+ * of its own. Used by the agent's copy readers, the target's loader and by verify on both sides. */
 #include "sidespool/copytext.h"
 
 #define VARINT_MAX 10
@@ -18,14 +18,22 @@ static void put_length(ss_buf *out, uint64_t value) {
 /* What the server writes after a backslash. 0: not one of its escapes. */
 static uint8_t unescaped(uint8_t c) {
     switch (c) {
-    case 'b': return '\b';
-    case 'f': return '\f';
-    case 'n': return '\n';
-    case 'r': return '\r';
-    case 't': return '\t';
-    case 'v': return '\v';
-    case '\\': return '\\';
-    default: return 0;
+    case 'b':
+        return '\b';
+    case 'f':
+        return '\f';
+    case 'n':
+        return '\n';
+    case 'r':
+        return '\r';
+    case 't':
+        return '\t';
+    case 'v':
+        return '\v';
+    case '\\':
+        return '\\';
+    default:
+        return 0;
     }
 }
 
@@ -90,7 +98,8 @@ bool ss_copytext_row_to_cells(ss_bytes line, uint32_t columns, ss_buf *out) {
 
 void ss_copytext_escape(ss_buf *out, const void *ptr, size_t len) {
     const uint8_t *at = ptr, *end = at + len, *run = at;
-    /* Every byte could need its backslash; asking for the worst case at once keeps the loop free of checks. */
+    /* Every byte could need its backslash; asking for the worst case at once keeps the loop free of
+     * checks. */
     if (len > SIZE_MAX / 2) {
         out->bad = true;
         return;
@@ -147,7 +156,8 @@ static bool take_length(ss_copytext_writer *writer, uint8_t byte) {
     return true;
 }
 
-bool ss_copytext_writer_put(ss_copytext_writer *writer, ss_bytes cells, uint32_t rows, ss_buf *out) {
+bool ss_copytext_writer_put(ss_copytext_writer *writer, ss_bytes cells, uint32_t rows,
+                            ss_buf *out) {
     const uint8_t *at = cells.ptr, *end = at + cells.len;
     if (writer->columns == 0) {
         writer->bad |= cells.len > 0;

@@ -1,8 +1,10 @@
 /* needs: target_postgres */
-/* Copies on a real PostgreSQL: fresh tables, tables in the way, resync beside the rows that readers see, objects, digests. */
+/* Copies on a real PostgreSQL: fresh tables, tables in the way, resync beside the rows that readers
+ * see, objects, digests. */
 #include "target_postgres_testing.h"
 
-static Sidespool__Object *object(const char *phase, const char *kind, const char *name, const char *table, const char *definition, bool optional) {
+static Sidespool__Object *object(const char *phase, const char *kind, const char *name,
+                                 const char *table, const char *definition, bool optional) {
     Sidespool__Object *o = ss_arena_alloc(arena, sizeof *o);
     sidespool__object__init(o);
     o->generation = 1;
@@ -18,7 +20,8 @@ static Sidespool__Object *object(const char *phase, const char *kind, const char
 }
 
 static ss_table_state state_of(const char *name, ss_table_status status, uint64_t generation) {
-    return (ss_table_state){.ns = "public", .name = name, .status = status, .generation = generation};
+    return (ss_table_state){
+        .ns = "public", .name = name, .status = status, .generation = generation};
 }
 
 static const Sidespool__CopyBegin BEGIN = SIDESPOOL__COPY_BEGIN__INIT;
@@ -38,13 +41,16 @@ static ss_bytes cells_of(ss_buf *buf, int from, int to) {
     return ss_bytes_of(buf->ptr, buf->len);
 }
 
-static void load(ss_target *t, Sidespool__Schema *s, ss_table_state *state, uint64_t copy_sequence, int from, int to) {
+static void load(ss_target *t, Sidespool__Schema *s, ss_table_state *state, uint64_t copy_sequence,
+                 int from, int to) {
     ss_buf buf;
     ss_buf_init(&buf);
     ss_bytes cells = cells_of(&buf, from, to);
     /* Cut anywhere: the rest comes in the next piece. */
     OK(ss_target_postgres.copy_rows(t, s, ss_bytes_of(cells.ptr, cells.len / 3), 0, true, &err));
-    OK(ss_target_postgres.copy_rows(t, s, ss_bytes_of(cells.ptr + cells.len / 3, cells.len - cells.len / 3), (uint32_t)(to - from + 1), false, &err));
+    OK(ss_target_postgres.copy_rows(
+        t, s, ss_bytes_of(cells.ptr + cells.len / 3, cells.len - cells.len / 3),
+        (uint32_t)(to - from + 1), false, &err));
     ss_progress p = progress_at(10);
     p.copy_sequence = copy_sequence;
     OK(ss_target_postgres.copy_flush(t, &p, state, 1, &err));
@@ -52,7 +58,8 @@ static void load(ss_target *t, Sidespool__Schema *s, ss_table_state *state, uint
 }
 
 static int lines;
-static void count_line(void *ctx, bool ok, const char *what, const char *found, const char *remedy) {
+static void count_line(void *ctx, bool ok, const char *what, const char *found,
+                       const char *remedy) {
     (void)ctx;
     (void)remedy;
     (void)found;
@@ -62,18 +69,54 @@ static void count_line(void *ctx, bool ok, const char *what, const char *found, 
 
 /* A generation of two tables from nothing to ready. */
 static void fresh(ss_target *t, Sidespool__Schema *a, Sidespool__Schema *b) {
-    ss_table_state states[] = {state_of("a", SS_TABLE_COPYING, 1), state_of("b", SS_TABLE_COPYING, 1)};
+    ss_table_state states[] = {state_of("a", SS_TABLE_COPYING, 1),
+                               state_of("b", SS_TABLE_COPYING, 1)};
     ss_progress p = progress_at(10);
     OK(ss_target_postgres.copy_begin(t, &BEGIN, states, 2, &p, &err));
-    OK(ss_target_postgres.copy_object(t, object("pre", "enum", "mood", "", "CREATE TYPE public.mood AS ENUM ('x')", false), &err));
-    OK(ss_target_postgres.copy_object(t, object("pre", "table", "a", "public.a", "CREATE TABLE public.a (id integer NOT NULL, v text)", false), &err));
-    OK(ss_target_postgres.copy_object(t, object("pre", "table", "b", "public.b", "CREATE TABLE public.b (id integer NOT NULL, v text)", false), &err));
-    OK(ss_target_postgres.copy_object(t, object("pre", "default", "b", "public.b", "ALTER TABLE public.b ALTER v SET DEFAULT public.missing()", true), &err));
-    OK(ss_target_postgres.copy_object(t, object("table", "constraint", "a_pkey", "public.a", "ALTER TABLE ONLY public.a ADD CONSTRAINT a_pkey PRIMARY KEY (id)", false), &err));
-    OK(ss_target_postgres.copy_object(t, object("table", "constraint", "b_pkey", "public.b", "ALTER TABLE ONLY public.b ADD CONSTRAINT b_pkey PRIMARY KEY (id)", false), &err));
-    OK(ss_target_postgres.copy_object(t, object("final", "foreign_key", "fk", "public.b", "ALTER TABLE public.b ADD CONSTRAINT fk FOREIGN KEY (id) REFERENCES public.a(id)", false), &err));
-    OK(ss_target_postgres.copy_object(t, object("final", "view", "w", "", "CREATE VIEW public.w AS SELECT count(*) AS n FROM public.a", false), &err));
-    OK(ss_target_postgres.copy_object(t, object("final", "view", "broken", "", "CREATE VIEW public.broken AS SELECT public.missing() AS n", true), &err));
+    OK(ss_target_postgres.copy_object(
+        t, object("pre", "enum", "mood", "", "CREATE TYPE public.mood AS ENUM ('x')", false),
+        &err));
+    OK(ss_target_postgres.copy_object(t,
+                                      object("pre", "table", "a", "public.a",
+                                             "CREATE TABLE public.a (id integer NOT NULL, v text)",
+                                             false),
+                                      &err));
+    OK(ss_target_postgres.copy_object(t,
+                                      object("pre", "table", "b", "public.b",
+                                             "CREATE TABLE public.b (id integer NOT NULL, v text)",
+                                             false),
+                                      &err));
+    OK(ss_target_postgres.copy_object(
+        t,
+        object("pre", "default", "b", "public.b",
+               "ALTER TABLE public.b ALTER v SET DEFAULT public.missing()", true),
+        &err));
+    OK(ss_target_postgres.copy_object(
+        t,
+        object("table", "constraint", "a_pkey", "public.a",
+               "ALTER TABLE ONLY public.a ADD CONSTRAINT a_pkey PRIMARY KEY (id)", false),
+        &err));
+    OK(ss_target_postgres.copy_object(
+        t,
+        object("table", "constraint", "b_pkey", "public.b",
+               "ALTER TABLE ONLY public.b ADD CONSTRAINT b_pkey PRIMARY KEY (id)", false),
+        &err));
+    OK(ss_target_postgres.copy_object(
+        t,
+        object("final", "foreign_key", "fk", "public.b",
+               "ALTER TABLE public.b ADD CONSTRAINT fk FOREIGN KEY (id) REFERENCES public.a(id)",
+               false),
+        &err));
+    OK(ss_target_postgres.copy_object(
+        t,
+        object("final", "view", "w", "",
+               "CREATE VIEW public.w AS SELECT count(*) AS n FROM public.a", false),
+        &err));
+    OK(ss_target_postgres.copy_object(
+        t,
+        object("final", "view", "broken", "",
+               "CREATE VIEW public.broken AS SELECT public.missing() AS n", true),
+        &err));
     OK(ss_target_postgres.copy_object(t, object("final", "function", "f", "", "", false), &err));
     load(t, a, &states[0], 20, 1, 1000);
     load(t, b, &states[1], 21, 1, 7);
@@ -90,12 +133,17 @@ static void fresh(ss_target *t, Sidespool__Schema *a, Sidespool__Schema *b) {
 static void test_fresh_copy(void **state) {
     (void)state;
     ss_target *t = target_open();
-    Sidespool__Schema *a = schema("a", "id integer*; v text"), *b = schema("b", "id integer*; v text");
+    Sidespool__Schema *a = schema("a", "id integer*; v text"),
+                      *b = schema("b", "id integer*; v text");
     fresh(t, a, b);
     assert_int_equal(lines, 3); /* a default, a view, a function */
     assert_string_equal(ask("SELECT n FROM public.w"), "1000");
-    assert_string_equal(ask("SELECT count(*) FROM public.a WHERE v = E'v\\t' || id || E'\\n\\\\ж' OR v IS NULL AND id % 10 = 0"), "1000");
-    assert_string_equal(ask("SELECT count(*) FROM pg_constraint WHERE conname IN ('a_pkey', 'b_pkey', 'fk') AND convalidated"), "3");
+    assert_string_equal(ask("SELECT count(*) FROM public.a WHERE v = E'v\\t' || id || E'\\n\\\\ж' "
+                            "OR v IS NULL AND id % 10 = 0"),
+                        "1000");
+    assert_string_equal(ask("SELECT count(*) FROM pg_constraint WHERE conname IN ('a_pkey', "
+                            "'b_pkey', 'fk') AND convalidated"),
+                        "3");
     ss_progress p;
     OK(ss_target_postgres.progress(t, &p, &err));
     assert_int_equal(p.copy_sequence, 23);
@@ -111,15 +159,18 @@ static void test_fresh_copy(void **state) {
 
 static void test_tables_in_the_way(void **state) {
     (void)state;
-    sql("CREATE TABLE public.a (id integer PRIMARY KEY, v text); INSERT INTO public.a VALUES (1, 'mine'); CREATE TABLE public.b (id integer, v text); INSERT INTO public.b VALUES (1)");
+    sql("CREATE TABLE public.a (id integer PRIMARY KEY, v text); INSERT INTO public.a VALUES (1, "
+        "'mine'); CREATE TABLE public.b (id integer, v text); INSERT INTO public.b VALUES (1)");
     ss_target *t = target_open();
-    ss_table_state states[] = {state_of("a", SS_TABLE_COPYING, 1), state_of("b", SS_TABLE_COPYING, 1)};
+    ss_table_state states[] = {state_of("a", SS_TABLE_COPYING, 1),
+                               state_of("b", SS_TABLE_COPYING, 1)};
     ss_progress p = progress_at(10);
     STOPS(ss_target_postgres.copy_begin(t, &BEGIN, states, 2, &p, &err), "SS-TGT-0009");
     assert_non_null(strstr(err.text, "public.a, public.b"));
     assert_string_equal(ask("SELECT count(*) FROM public.a"), "1");
     env.adopt = true;
-    Sidespool__Schema *a = schema("a", "id integer*; v text"), *b = schema("b", "id integer*; v text");
+    Sidespool__Schema *a = schema("a", "id integer*; v text"),
+                      *b = schema("b", "id integer*; v text");
     fresh(t, a, b);
     env.adopt = false;
     assert_string_equal(ask("SELECT count(*) FROM public.a"), "1000");
@@ -129,11 +180,16 @@ static void test_tables_in_the_way(void **state) {
 static void test_interrupted_copy_starts_again(void **state) {
     (void)state;
     ss_target *t = target_open();
-    Sidespool__Schema *a = schema("a", "id integer*; v text"), *b = schema("b", "id integer*; v text");
+    Sidespool__Schema *a = schema("a", "id integer*; v text"),
+                      *b = schema("b", "id integer*; v text");
     ss_table_state states[] = {state_of("a", SS_TABLE_COPYING, 1)};
     ss_progress p = progress_at(10);
     OK(ss_target_postgres.copy_begin(t, &BEGIN, states, 1, &p, &err));
-    OK(ss_target_postgres.copy_object(t, object("pre", "table", "a", "public.a", "CREATE TABLE public.a (id integer NOT NULL, v text)", false), &err));
+    OK(ss_target_postgres.copy_object(t,
+                                      object("pre", "table", "a", "public.a",
+                                             "CREATE TABLE public.a (id integer NOT NULL, v text)",
+                                             false),
+                                      &err));
     load(t, a, &states[0], 20, 1, 50);
     ss_buf buf;
     ss_buf_init(&buf);
@@ -152,19 +208,24 @@ static void test_interrupted_copy_starts_again(void **state) {
 static void test_resync_beside(void **state) {
     (void)state;
     ss_target *t = target_open();
-    Sidespool__Schema *a = schema("a", "id integer*; v text"), *b = schema("b", "id integer*; v text");
+    Sidespool__Schema *a = schema("a", "id integer*; v text"),
+                      *b = schema("b", "id integer*; v text");
     fresh(t, a, b);
     ss_table_state again = state_of("a", SS_TABLE_COPYING, 2);
     again.beside = true;
     ss_progress p = progress_at(30);
     OK(ss_target_postgres.copy_begin(t, &BEGIN, &again, 1, &p, &err));
-    Sidespool__Object *table = object("pre", "table", "a", "public.a", "CREATE TABLE public.a (id integer NOT NULL, v text)", false);
-    Sidespool__Object *key = object("table", "constraint", "a_pkey", "public.a", "ALTER TABLE ONLY public.a ADD CONSTRAINT a_pkey PRIMARY KEY (id)", false);
+    Sidespool__Object *table = object("pre", "table", "a", "public.a",
+                                      "CREATE TABLE public.a (id integer NOT NULL, v text)", false);
+    Sidespool__Object *key =
+        object("table", "constraint", "a_pkey", "public.a",
+               "ALTER TABLE ONLY public.a ADD CONSTRAINT a_pkey PRIMARY KEY (id)", false);
     table->generation = key->generation = 2;
     OK(ss_target_postgres.copy_object(t, table, &err));
     OK(ss_target_postgres.copy_object(t, key, &err));
     load(t, a, &again, 40, 1, 500);
-    assert_string_equal(ask("SELECT count(*) FROM public.a"), "1000"); /* readers see the old rows */
+    assert_string_equal(ask("SELECT count(*) FROM public.a"),
+                        "1000"); /* readers see the old rows */
     again.loaded = true;
     again.status = SS_TABLE_CATCHING_UP;
     OK(ss_target_postgres.copy_table(t, a, &p, &again, &err));
@@ -176,12 +237,14 @@ static void test_resync_beside(void **state) {
     OK(ss_target_postgres.apply(t, &h->batch, &err));
     assert_string_equal(ask("SELECT count(*) FROM public.a"), "1000");
     PGconn *reader = PQconnectdb(server.dsn);
-    PQclear(PQexec(reader, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1 FROM public.a LIMIT 1"));
+    PQclear(
+        PQexec(reader, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1 FROM public.a LIMIT 1"));
     again.status = SS_TABLE_READY;
     OK(ss_target_postgres.copy_replace(t, &again, 1, &p, &err));
     assert_string_equal(ask("SELECT count(*) FROM public.a"), "498");
     PGresult *res = PQexec(reader, "SELECT count(*) FROM public.a");
-    assert_string_equal(PQgetvalue(res, 0, 0), "1000"); /* an old snapshot still sees the old table */
+    assert_string_equal(PQgetvalue(res, 0, 0),
+                        "1000"); /* an old snapshot still sees the old table */
     PQclear(res);
     PQfinish(reader);
     assert_string_equal(ask("SELECT count(*) FROM pg_class WHERE relname ~ '^copy_[0-9]+$'"), "0");
@@ -201,15 +264,19 @@ static void test_resync_beside(void **state) {
 static void test_resync_with_other_columns(void **state) {
     (void)state;
     ss_target *t = target_open();
-    Sidespool__Schema *a = schema("a", "id integer*; v text"), *b = schema("b", "id integer*; v text");
+    Sidespool__Schema *a = schema("a", "id integer*; v text"),
+                      *b = schema("b", "id integer*; v text");
     fresh(t, a, b);
     sql("ALTER TABLE public.b DROP CONSTRAINT fk");
     ss_table_state again = state_of("a", SS_TABLE_COPYING, 2);
     again.beside = true;
     ss_progress p = progress_at(30);
     OK(ss_target_postgres.copy_begin(t, &BEGIN, &again, 1, &p, &err));
-    Sidespool__Object *table = object("pre", "table", "a", "public.a", "CREATE TABLE public.a (id bigint NOT NULL, v text)", false);
-    Sidespool__Object *key = object("table", "constraint", "a_pkey", "public.a", "ALTER TABLE ONLY public.a ADD CONSTRAINT a_pkey PRIMARY KEY (id)", false);
+    Sidespool__Object *table = object("pre", "table", "a", "public.a",
+                                      "CREATE TABLE public.a (id bigint NOT NULL, v text)", false);
+    Sidespool__Object *key =
+        object("table", "constraint", "a_pkey", "public.a",
+               "ALTER TABLE ONLY public.a ADD CONSTRAINT a_pkey PRIMARY KEY (id)", false);
     table->generation = key->generation = 2;
     OK(ss_target_postgres.copy_object(t, table, &err));
     OK(ss_target_postgres.copy_object(t, key, &err));
@@ -219,11 +286,15 @@ static void test_resync_with_other_columns(void **state) {
     again.loaded = true;
     OK(ss_target_postgres.copy_table(t, wider, &p, &again, &err));
     again.status = SS_TABLE_READY;
-    STOPS(ss_target_postgres.copy_replace(t, &again, 1, &p, &err), "SS-TGT-0016"); /* the view w stands on it */
+    STOPS(ss_target_postgres.copy_replace(t, &again, 1, &p, &err),
+          "SS-TGT-0016"); /* the view w stands on it */
     sql("DROP VIEW public.w");
     OK(ss_target_postgres.copy_replace(t, &again, 1, &p, &err));
-    assert_string_equal(ask("SELECT count(*) || ' ' || pg_typeof(min(id)) FROM public.a"), "10 bigint");
-    assert_string_equal(ask("SELECT count(*) FROM pg_constraint WHERE conname = 'a_pkey' AND conrelid = 'public.a'::regclass"), "1");
+    assert_string_equal(ask("SELECT count(*) || ' ' || pg_typeof(min(id)) FROM public.a"),
+                        "10 bigint");
+    assert_string_equal(ask("SELECT count(*) FROM pg_constraint WHERE conname = 'a_pkey' AND "
+                            "conrelid = 'public.a'::regclass"),
+                        "1");
     OK(ss_target_postgres.compare_schema(t, wider, &err));
     ss_target_postgres.close(t);
 }
@@ -231,9 +302,11 @@ static void test_resync_with_other_columns(void **state) {
 static void test_digest(void **state) {
     (void)state;
     ss_target *t = target_open();
-    Sidespool__Schema *a = schema("a", "id integer*; v text"), *b = schema("b", "id integer*; v text");
+    Sidespool__Schema *a = schema("a", "id integer*; v text"),
+                      *b = schema("b", "id integer*; v text");
     fresh(t, a, b);
-    sql("CREATE TABLE public.copy_of_a AS SELECT * FROM public.a ORDER BY random(); UPDATE public.copy_of_a SET v = 'changed' WHERE id = 77");
+    sql("CREATE TABLE public.copy_of_a AS SELECT * FROM public.a ORDER BY random(); UPDATE "
+        "public.copy_of_a SET v = 'changed' WHERE id = 77");
     Sidespool__Schema *other = schema("copy_of_a", "id integer*; v text");
     void *digest = NULL;
     OK(ss_target_postgres.digest_open(&env, t, &digest, &err));
@@ -288,7 +361,13 @@ int main(void) {
     server_start();
 #define T(name) cmocka_unit_test_setup_teardown(name, every_before, every_after)
     const struct CMUnitTest tests[] = {
-        T(test_fresh_copy), T(test_tables_in_the_way), T(test_interrupted_copy_starts_again), T(test_resync_beside), T(test_resync_with_other_columns), T(test_digest), T(test_check),
+        T(test_fresh_copy),
+        T(test_tables_in_the_way),
+        T(test_interrupted_copy_starts_again),
+        T(test_resync_beside),
+        T(test_resync_with_other_columns),
+        T(test_digest),
+        T(test_check),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     PQfinish(admin);

@@ -1,41 +1,133 @@
 /* needs: target_postgres */
-/* Batches on a real PostgreSQL: every type's cast, strict counts, fallback, rows without key, partial batches, lost commits. */
+/* Batches on a real PostgreSQL: every type's cast, strict counts, fallback, rows without key,
+ * partial batches, lost commits. */
 #include "target_postgres_testing.h"
 
-/* ---- types ------------------------------------------------------------------------------------------------------------------- */
-static const struct { const char *type, *values; } TYPES[] = {
-    {"boolean", "(true),(false)"}, {"smallint", "(-32768),(32767)"}, {"integer", "(-2147483648),(7)"}, {"bigint", "(-9223372036854775808),(9223372036854775807)"},
-    {"numeric", "('NaN'),('Infinity'),('-Infinity'),(1.000),(repeat('9',1000)::numeric),('-0.00000000000000000001')"}, {"numeric(10,3)", "(1.5),(-0.001)"},
-    {"real", "('NaN'),('-Infinity'),('-0'),(1e-40),(3.4028235e38)"}, {"double precision", "('NaN'),('Infinity'),('-0'),(5e-324),(0.1),(1.7976931348623157e308)"},
-    {"money", "('-92233720368547758.08'),('12.34')"}, {"text", "(''),(E'\\\\N'),(E'a\\tb\\n\\\\c\\r'),('NULL'),('{}'),('ж€𝄞'),(repeat('x',100000))"},
-    {"character varying(5)", "(''),('ab   '),('żółć')"}, {"character(5)", "(''),('ab'),('abcde')"}, {"character(1)", "('x')"}, {"bpchar", "('a  ')"}, {"name", "('a b'),(repeat('n',63))"},
-    {"\"char\"", "('a'),(''),('\\')"}, {"bytea", "(''),('\\x00ff5c'),('abc')"}, {"bit(5)", "(B'10101')"}, {"bit varying(7)", "(B''),(B'0011')"}, {"bit varying", "(B'')"},
-    {"date", "('infinity'),('-infinity'),('0044-03-15 BC'),('5874897-12-31'),('4713-01-01 BC')"}, {"time without time zone", "('24:00:00'),('00:00:00.000001')"},
-    {"time with time zone", "('23:59:59.999999+15:59:59'),('12:00-03')"}, {"time(2) without time zone", "('01:02:03.45')"},
-    {"timestamp without time zone", "('infinity'),('294276-12-31 23:59:59.999999'),('4713-01-01 00:00:00 BC')"},
-    {"timestamp with time zone", "('-infinity'),('2024-02-29 12:34:56.789+05:30'),('0001-01-01 BC')"}, {"timestamp(3) with time zone", "('2024-01-01 00:00:00.123')"},
-    {"interval", "('1 mon -2 days 03:04:05.6'),('-178000000 years'),('24:00:00'),('1 day')"}, {"interval day to second(2)", "('1 day 02:03:04.55')"},
-    {"uuid", "('a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11')"}, {"json", "('{\"a\":  1, \"a\":2}'),('null'),('\"x\"')"}, {"jsonb", "('{\"b\":1,\"a\":[1.50,null]}'),('null')"}, {"jsonpath", "('$.a[*] ? (@ > 1)')"},
-    {"xml", "('<a>x&amp;y</a>'),('text <b/> more'),(''),('<?xml version=\"1.0\"?><r/>')"}, {"inet", "('10.1.2.3'),('::1/64'),('192.168.0.0/24')"}, {"cidr", "('10.0.0.0/8')"}, {"macaddr", "('08:00:2b:01:02:03')"}, {"macaddr8", "('08:00:2b:01:02:03:04:05')"},
-    {"point", "('(1.5,-2)'),('(NaN,Infinity)')"}, {"line", "('{1,-1,0.1}')"}, {"lseg", "('[(0,0),(1,1)]')"}, {"box", "('(1,1),(0,0)')"}, {"path", "('[(0,0),(1,1)]'),('((0,0),(1,1))')"}, {"polygon", "('((0,0),(1,1),(2,0))')"}, {"circle", "('<(0,0),1.5>')"},
-    {"tsvector", "('''a'':1A ''b c'':2,3'),('')"}, {"tsquery", "('''a'' & !''b'':*'),('')"}, {"int4range", "('empty'),('[1,5)'),('(,)')"}, {"numrange", "('[1.0,1.00]')"}, {"tstzrange", "('[-infinity,2020-01-01)')"},
-    {"int4multirange", "('{[1,3),[5,7)}'),('{}')"}, {"daterange", "('[2020-01-01,infinity)')"}, {"oid", "(0),(4294967295)"}, {"regclass", "('pg_class'),(0),(987654)"}, {"regtype", "('integer'),(0)"}, {"regproc", "('now'),(0)"}, {"regprocedure", "('abs(integer)')"}, {"regoper", "(0)"}, {"regoperator", "('+(integer,integer)')"}, {"regrole", "('postgres')"}, {"regnamespace", "('pg_catalog')"}, {"regcollation", "('\"C\"')"}, {"regconfig", "('simple')"}, {"regdictionary", "('simple')"},
-    {"xid", "('4294967295')"}, {"cid", "('7')"}, {"tid", "('(1,2)')"}, {"xid8", "('18446744073709551615')"}, {"pg_lsn", "('16/B374D848'),('FFFFFFFF/FFFFFFFF')"}, {"txid_snapshot", "('10:20:10,14,15')"}, {"pg_snapshot", "('10:20:10,14,15')"}, {"int2vector", "('1 2 3'),('')"}, {"oidvector", "('1 2'),('')"}, {"aclitem", "('=r/postgres')"}, {"refcursor", "('c')"},
-    {"integer[]", "('{}'),('{1,NULL,3}'),('[2:3]={7,8}'),('{{1,2},{3,4}}')"}, {"text[]", "('{\"a,b\",\"\",NULL,\"NULL\",\"\\\"\"}')"}, {"\"char\"[]", "('{a,b}')"}, {"regclass[]", "('{pg_class,0}')"}, {"json[]", "('{\"{\\\"a\\\":1}\"}')"}, {"numeric(6,2)[]", "('{1.50}')"}, {"character varying(3)[]", "('{abc}')"}, {"xml[]", "('{<a/>}')"},
-    {"public.mood", "('sad'),('it''s \"ok\"')"}, {"public.mood[]", "('{sad}')"}, {"public.posint", "(7)"}, {"public.dreg", "('pg_class'),(0)"}, {"public.dchar", "('z')"}, {"public.dd", "(3)"}, {"public.comp", "('(1,\"a,b\",\"\")'),('(,,)'),(ROW(1,NULL,E'q\"\\\\'))"}, {"public.comp[]", "('{\"(1,x,)\"}')"}, {"public.\"Odd Type\"", "('(1)')"}, {"public.frange", "('[1.5,2.5]')"}, {"public.fmultirange", "('{[1.5,2.5]}')"}, {"public.dcomp", "('(5,y,z)')"},
+/* ---- types
+ * -------------------------------------------------------------------------------------------------------------------
+ */
+static const struct {
+    const char *type, *values;
+} TYPES[] = {
+    {"boolean", "(true),(false)"},
+    {"smallint", "(-32768),(32767)"},
+    {"integer", "(-2147483648),(7)"},
+    {"bigint", "(-9223372036854775808),(9223372036854775807)"},
+    {"numeric", "('NaN'),('Infinity'),('-Infinity'),(1.000),(repeat('9',1000)::numeric),('-0."
+                "00000000000000000001')"},
+    {"numeric(10,3)", "(1.5),(-0.001)"},
+    {"real", "('NaN'),('-Infinity'),('-0'),(1e-40),(3.4028235e38)"},
+    {"double precision", "('NaN'),('Infinity'),('-0'),(5e-324),(0.1),(1.7976931348623157e308)"},
+    {"money", "('-92233720368547758.08'),('12.34')"},
+    {"text", "(''),(E'\\\\N'),(E'a\\tb\\n\\\\c\\r'),('NULL'),('{}'),('ж€𝄞'),(repeat('x',100000))"},
+    {"character varying(5)", "(''),('ab   '),('żółć')"},
+    {"character(5)", "(''),('ab'),('abcde')"},
+    {"character(1)", "('x')"},
+    {"bpchar", "('a  ')"},
+    {"name", "('a b'),(repeat('n',63))"},
+    {"\"char\"", "('a'),(''),('\\')"},
+    {"bytea", "(''),('\\x00ff5c'),('abc')"},
+    {"bit(5)", "(B'10101')"},
+    {"bit varying(7)", "(B''),(B'0011')"},
+    {"bit varying", "(B'')"},
+    {"date", "('infinity'),('-infinity'),('0044-03-15 BC'),('5874897-12-31'),('4713-01-01 BC')"},
+    {"time without time zone", "('24:00:00'),('00:00:00.000001')"},
+    {"time with time zone", "('23:59:59.999999+15:59:59'),('12:00-03')"},
+    {"time(2) without time zone", "('01:02:03.45')"},
+    {"timestamp without time zone",
+     "('infinity'),('294276-12-31 23:59:59.999999'),('4713-01-01 00:00:00 BC')"},
+    {"timestamp with time zone",
+     "('-infinity'),('2024-02-29 12:34:56.789+05:30'),('0001-01-01 BC')"},
+    {"timestamp(3) with time zone", "('2024-01-01 00:00:00.123')"},
+    {"interval", "('1 mon -2 days 03:04:05.6'),('-178000000 years'),('24:00:00'),('1 day')"},
+    {"interval day to second(2)", "('1 day 02:03:04.55')"},
+    {"uuid", "('a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11')"},
+    {"json", "('{\"a\":  1, \"a\":2}'),('null'),('\"x\"')"},
+    {"jsonb", "('{\"b\":1,\"a\":[1.50,null]}'),('null')"},
+    {"jsonpath", "('$.a[*] ? (@ > 1)')"},
+    {"xml", "('<a>x&amp;y</a>'),('text <b/> more'),(''),('<?xml version=\"1.0\"?><r/>')"},
+    {"inet", "('10.1.2.3'),('::1/64'),('192.168.0.0/24')"},
+    {"cidr", "('10.0.0.0/8')"},
+    {"macaddr", "('08:00:2b:01:02:03')"},
+    {"macaddr8", "('08:00:2b:01:02:03:04:05')"},
+    {"point", "('(1.5,-2)'),('(NaN,Infinity)')"},
+    {"line", "('{1,-1,0.1}')"},
+    {"lseg", "('[(0,0),(1,1)]')"},
+    {"box", "('(1,1),(0,0)')"},
+    {"path", "('[(0,0),(1,1)]'),('((0,0),(1,1))')"},
+    {"polygon", "('((0,0),(1,1),(2,0))')"},
+    {"circle", "('<(0,0),1.5>')"},
+    {"tsvector", "('''a'':1A ''b c'':2,3'),('')"},
+    {"tsquery", "('''a'' & !''b'':*'),('')"},
+    {"int4range", "('empty'),('[1,5)'),('(,)')"},
+    {"numrange", "('[1.0,1.00]')"},
+    {"tstzrange", "('[-infinity,2020-01-01)')"},
+    {"int4multirange", "('{[1,3),[5,7)}'),('{}')"},
+    {"daterange", "('[2020-01-01,infinity)')"},
+    {"oid", "(0),(4294967295)"},
+    {"regclass", "('pg_class'),(0),(987654)"},
+    {"regtype", "('integer'),(0)"},
+    {"regproc", "('now'),(0)"},
+    {"regprocedure", "('abs(integer)')"},
+    {"regoper", "(0)"},
+    {"regoperator", "('+(integer,integer)')"},
+    {"regrole", "('postgres')"},
+    {"regnamespace", "('pg_catalog')"},
+    {"regcollation", "('\"C\"')"},
+    {"regconfig", "('simple')"},
+    {"regdictionary", "('simple')"},
+    {"xid", "('4294967295')"},
+    {"cid", "('7')"},
+    {"tid", "('(1,2)')"},
+    {"xid8", "('18446744073709551615')"},
+    {"pg_lsn", "('16/B374D848'),('FFFFFFFF/FFFFFFFF')"},
+    {"txid_snapshot", "('10:20:10,14,15')"},
+    {"pg_snapshot", "('10:20:10,14,15')"},
+    {"int2vector", "('1 2 3'),('')"},
+    {"oidvector", "('1 2'),('')"},
+    {"aclitem", "('=r/postgres')"},
+    {"refcursor", "('c')"},
+    {"integer[]", "('{}'),('{1,NULL,3}'),('[2:3]={7,8}'),('{{1,2},{3,4}}')"},
+    {"text[]", "('{\"a,b\",\"\",NULL,\"NULL\",\"\\\"\"}')"},
+    {"\"char\"[]", "('{a,b}')"},
+    {"regclass[]", "('{pg_class,0}')"},
+    {"json[]", "('{\"{\\\"a\\\":1}\"}')"},
+    {"numeric(6,2)[]", "('{1.50}')"},
+    {"character varying(3)[]", "('{abc}')"},
+    {"xml[]", "('{<a/>}')"},
+    {"public.mood", "('sad'),('it''s \"ok\"')"},
+    {"public.mood[]", "('{sad}')"},
+    {"public.posint", "(7)"},
+    {"public.dreg", "('pg_class'),(0)"},
+    {"public.dchar", "('z')"},
+    {"public.dd", "(3)"},
+    {"public.comp", "('(1,\"a,b\",\"\")'),('(,,)'),(ROW(1,NULL,E'q\"\\\\'))"},
+    {"public.comp[]", "('{\"(1,x,)\"}')"},
+    {"public.\"Odd Type\"", "('(1)')"},
+    {"public.frange", "('[1.5,2.5]')"},
+    {"public.fmultirange", "('{[1.5,2.5]}')"},
+    {"public.dcomp", "('(5,y,z)')"},
 };
 
 static void make_types(void) {
-    sql("CREATE TYPE public.mood AS ENUM ('sad', 'it''s \"ok\"'); CREATE DOMAIN public.posint AS integer CHECK (VALUE > 0); CREATE DOMAIN public.dreg AS regclass; CREATE DOMAIN public.dchar AS \"char\";"
-        "CREATE DOMAIN public.dd AS public.posint; CREATE TYPE public.comp AS (a integer, b text, c character varying(9)); CREATE TYPE public.\"Odd Type\" AS (\"X y\" integer);"
-        "CREATE TYPE public.frange AS RANGE (subtype = float8, multirange_type_name = public.fmultirange); CREATE DOMAIN public.dcomp AS public.comp");
+    sql("CREATE TYPE public.mood AS ENUM ('sad', 'it''s \"ok\"'); CREATE DOMAIN public.posint AS "
+        "integer CHECK (VALUE > 0); CREATE DOMAIN public.dreg AS regclass; CREATE DOMAIN "
+        "public.dchar AS \"char\";"
+        "CREATE DOMAIN public.dd AS public.posint; CREATE TYPE public.comp AS (a integer, b text, "
+        "c character varying(9)); CREATE TYPE public.\"Odd Type\" AS (\"X y\" integer);"
+        "CREATE TYPE public.frange AS RANGE (subtype = float8, multirange_type_name = "
+        "public.fmultirange); CREATE DOMAIN public.dcomp AS public.comp");
 }
 
-/* One type: all its values set-wise, then one by one, inserted, updated and found; by key where there is one, and without. */
+/* One type: all its values set-wise, then one by one, inserted, updated and found; by key where
+ * there is one, and without. */
 static void try_type(ss_target *t, size_t i, bool keyless, uint64_t *sequence) {
     char text[8192];
-    snprintf(text, sizeof text, "DROP TABLE IF EXISTS public.src, public.dst; CREATE TABLE public.src (id serial, v %s); CREATE TABLE public.dst (id integer, v %s); INSERT INTO public.src (v) VALUES %s, (NULL)",
-             TYPES[i].type, TYPES[i].type, TYPES[i].values);
+    snprintf(
+        text, sizeof text,
+        "DROP TABLE IF EXISTS public.src, public.dst; CREATE TABLE public.src (id serial, v %s); "
+        "CREATE TABLE public.dst (id integer, v %s); INSERT INTO public.src (v) VALUES %s, (NULL)",
+        TYPES[i].type, TYPES[i].type, TYPES[i].values);
     sql(text);
     PGresult *res = PQexec(admin, "SELECT id, v FROM public.src ORDER BY id");
     int n = PQntuples(res);
@@ -46,7 +138,10 @@ static void try_type(ss_target *t, size_t i, bool keyless, uint64_t *sequence) {
         INSERT(h, PQgetvalue(res, r, 0), PQgetisnull(res, r, 1) ? NULL : PQgetvalue(res, r, 1));
     grouped(h, "VV");
     OK(ss_target_postgres.apply(t, &h->batch, &err));
-    assert_string_equal(ask("SELECT string_agg(s.id::text, ',') FROM public.src s FULL JOIN public.dst d USING (id) WHERE format('%s', s.v) IS DISTINCT FROM format('%s', d.v)"), "(null)");
+    assert_string_equal(
+        ask("SELECT string_agg(s.id::text, ',') FROM public.src s FULL JOIN public.dst d USING "
+            "(id) WHERE format('%s', s.v) IS DISTINCT FROM format('%s', d.v)"),
+        "(null)");
     h = batch_of(s, *sequence += 100);
     for (int r = 0; r < n; r++) {
         const char *v = PQgetisnull(res, r, 1) ? NULL : PQgetvalue(res, r, 1);
@@ -55,10 +150,16 @@ static void try_type(ss_target *t, size_t i, bool keyless, uint64_t *sequence) {
     }
     h->table.ordered = true;
     OK(ss_target_postgres.apply(t, &h->batch, &err));
-    assert_string_equal(ask("SELECT string_agg(s.id::text, ',') FROM public.src s FULL JOIN public.dst d USING (id) WHERE format('%s', s.v) IS DISTINCT FROM format('%s', d.v)"), "(null)");
+    assert_string_equal(
+        ask("SELECT string_agg(s.id::text, ',') FROM public.src s FULL JOIN public.dst d USING "
+            "(id) WHERE format('%s', s.v) IS DISTINCT FROM format('%s', d.v)"),
+        "(null)");
     h = batch_of(s, *sequence += 100);
     for (int r = 0; r < n; r++)
-        DELETE(h, PQgetvalue(res, r, 0), !keyless ? ABSENT : PQgetisnull(res, r, 1) ? NULL : PQgetvalue(res, r, 1));
+        DELETE(h, PQgetvalue(res, r, 0),
+               !keyless                 ? ABSENT
+               : PQgetisnull(res, r, 1) ? NULL
+                                        : PQgetvalue(res, r, 1));
     if (keyless)
         h->table.ordered = true;
     else
@@ -92,13 +193,19 @@ static void test_types_as_key(void **state) {
     make_types();
     for (size_t i = 0; i < sizeof TYPES / sizeof *TYPES; i++) {
         char text[8192];
-        snprintf(text, sizeof text, "DROP TABLE IF EXISTS public.src, public.dst; CREATE TABLE public.src (v %s, w integer); CREATE TABLE public.dst (v %s PRIMARY KEY, w integer)", TYPES[i].type, TYPES[i].type);
+        snprintf(text, sizeof text,
+                 "DROP TABLE IF EXISTS public.src, public.dst; CREATE TABLE public.src (v %s, w "
+                 "integer); CREATE TABLE public.dst (v %s PRIMARY KEY, w integer)",
+                 TYPES[i].type, TYPES[i].type);
         PGresult *res = PQexec(admin, text);
         bool fits = PQresultStatus(res) == PGRES_COMMAND_OK;
         PQclear(res);
         if (!fits || strncmp(TYPES[i].values, "('[1.0", 6) == 0)
             continue;
-        snprintf(text, sizeof text, "INSERT INTO public.src (v) SELECT DISTINCT ON (v) v FROM (VALUES %s) x(v0), LATERAL (SELECT x.v0::text::%s AS v) y WHERE octet_length(v::text) < 2000", TYPES[i].values, TYPES[i].type);
+        snprintf(text, sizeof text,
+                 "INSERT INTO public.src (v) SELECT DISTINCT ON (v) v FROM (VALUES %s) x(v0), "
+                 "LATERAL (SELECT x.v0::text::%s AS v) y WHERE octet_length(v::text) < 2000",
+                 TYPES[i].values, TYPES[i].type);
         res = PQexec(admin, text);
         fits = PQresultStatus(res) == PGRES_COMMAND_OK;
         PQclear(res);
@@ -107,7 +214,8 @@ static void test_types_as_key(void **state) {
         res = PQexec(admin, "SELECT v FROM public.src");
         snprintf(text, sizeof text, "v %s*; w integer", TYPES[i].type);
         Sidespool__Schema *s = schema("dst", text);
-        hand *h = batch_of(s, 100 * (i + 1)), *u = batch_of(s, 100 * (i + 1) + 40), *d = batch_of(s, 100 * (i + 1) + 80);
+        hand *h = batch_of(s, 100 * (i + 1)), *u = batch_of(s, 100 * (i + 1) + 40),
+             *d = batch_of(s, 100 * (i + 1) + 80);
         for (int r = 0; r < PQntuples(res); r++) {
             INSERT(h, PQgetvalue(res, r, 0), "1");
             UPDATE(u, NO_ROW, PQgetvalue(res, r, 0), "2");
@@ -127,10 +235,13 @@ static void test_types_as_key(void **state) {
     sql("RESET ALL");
 }
 
-/* ---- strictness and fallback ----------------------------------------------------------------------------------------------------- */
+/* ---- strictness and fallback
+ * -----------------------------------------------------------------------------------------------------
+ */
 static void test_drift_stops_and_takes_back(void **state) {
     (void)state;
-    sql("CREATE TABLE public.t (id integer PRIMARY KEY, v text); INSERT INTO public.t VALUES (1, 'a'), (2, 'b')");
+    sql("CREATE TABLE public.t (id integer PRIMARY KEY, v text); INSERT INTO public.t VALUES (1, "
+        "'a'), (2, 'b')");
     ss_target *t = target_open();
     Sidespool__Schema *s = schema("t", "id integer*; v text");
     hand *h = batch_of(s, 100);
@@ -162,7 +273,8 @@ static void test_drift_stops_and_takes_back(void **state) {
 
 static void test_unique_swap_falls_back(void **state) {
     (void)state;
-    sql("CREATE TABLE public.t (id integer PRIMARY KEY, u integer UNIQUE, v text); INSERT INTO public.t VALUES (1, 10, 'a'), (2, 20, 'b')");
+    sql("CREATE TABLE public.t (id integer PRIMARY KEY, u integer UNIQUE, v text); INSERT INTO "
+        "public.t VALUES (1, 10, 'a'), (2, 20, 'b')");
     ss_target *t = target_open();
     Sidespool__Schema *s = schema("t", "id integer*; u integer; v text");
     hand *h = batch_of(s, 100);
@@ -172,23 +284,28 @@ static void test_unique_swap_falls_back(void **state) {
     /* What the batcher would make of it: the last cells of each row. */
     const ss_row *keys[] = {&h->changes[2].change.after, &h->changes[1].change.after};
     const uint8_t mask[] = {SS_CELL_UNCHANGED, SS_CELL_VALUE, SS_CELL_VALUE};
-    h->groups[0] = (ss_group){.op = SIDESPOOL__OP__OP_UPDATE, .kinds = mask, .count = 2, .keys = keys, .rows = keys};
+    h->groups[0] = (ss_group){
+        .op = SIDESPOOL__OP__OP_UPDATE, .kinds = mask, .count = 2, .keys = keys, .rows = keys};
     h->table.groups = h->groups;
     h->table.group_count = 1;
     OK(ss_target_postgres.apply(t, &h->batch, &err));
-    assert_string_equal(ask("SELECT string_agg(id || ':' || u, ',' ORDER BY id) FROM public.t"), "1:20,2:10");
+    assert_string_equal(ask("SELECT string_agg(id || ':' || u, ',' ORDER BY id) FROM public.t"),
+                        "1:20,2:10");
     ss_progress p;
     OK(ss_target_postgres.progress(t, &p, &err));
     assert_true(p.exists);
     assert_int_equal(p.sequence, 100);
     assert_int_equal(p.as_of, 1700000000000000);
-    assert_string_equal(ask("SELECT state || ' ' || extract(epoch FROM as_of)::bigint FROM sidespool.freshness"), "streaming 1700000000");
+    assert_string_equal(
+        ask("SELECT state || ' ' || extract(epoch FROM as_of)::bigint FROM sidespool.freshness"),
+        "streaming 1700000000");
     ss_target_postgres.close(t);
 }
 
 static void test_fallback_inside_a_large_transaction(void **state) {
     (void)state;
-    sql("CREATE TABLE public.t (id integer PRIMARY KEY, u integer UNIQUE); INSERT INTO public.t VALUES (1, 10), (2, 20)");
+    sql("CREATE TABLE public.t (id integer PRIMARY KEY, u integer UNIQUE); INSERT INTO public.t "
+        "VALUES (1, 10), (2, 20)");
     ss_target *t = target_open();
     Sidespool__Schema *s = schema("t", "id integer*; u integer");
     hand *h = batch_of(s, 100);
@@ -204,16 +321,19 @@ static void test_fallback_inside_a_large_transaction(void **state) {
     UPDATE(h, NO_ROW, "1", "20");
     const ss_row *keys[] = {&h->changes[2].change.after, &h->changes[1].change.after};
     const uint8_t mask[] = {SS_CELL_UNCHANGED, SS_CELL_VALUE};
-    h->groups[0] = (ss_group){.op = SIDESPOOL__OP__OP_UPDATE, .kinds = mask, .count = 2, .keys = keys, .rows = keys};
+    h->groups[0] = (ss_group){
+        .op = SIDESPOOL__OP__OP_UPDATE, .kinds = mask, .count = 2, .keys = keys, .rows = keys};
     h->table.groups = h->groups;
     h->table.group_count = 1;
     OK(ss_target_postgres.apply(t, &h->batch, &err));
-    assert_string_equal(ask("SELECT count(*) FROM public.t"), "2"); /* nothing is seen before the end */
+    assert_string_equal(ask("SELECT count(*) FROM public.t"),
+                        "2"); /* nothing is seen before the end */
     h = batch_of(s, 300);
     DELETE(h, "4", ABSENT);
     grouped(h, "");
     OK(ss_target_postgres.apply(t, &h->batch, &err));
-    assert_string_equal(ask("SELECT string_agg(id || ':' || u, ',' ORDER BY id) FROM public.t"), "1:20,2:10,3:30");
+    assert_string_equal(ask("SELECT string_agg(id || ':' || u, ',' ORDER BY id) FROM public.t"),
+                        "1:20,2:10,3:30");
     /* And one that is given up leaves nothing. */
     h = batch_of(s, 400);
     h->batch.partial = true;
@@ -230,7 +350,8 @@ static void test_fallback_inside_a_large_transaction(void **state) {
 
 static void test_deferrable_key(void **state) {
     (void)state;
-    sql("CREATE TABLE public.t (id integer PRIMARY KEY DEFERRABLE, v text); INSERT INTO public.t VALUES (1, 'a'), (2, 'b')");
+    sql("CREATE TABLE public.t (id integer PRIMARY KEY DEFERRABLE, v text); INSERT INTO public.t "
+        "VALUES (1, 'a'), (2, 'b')");
     ss_target *t = target_open();
     Sidespool__Schema *s = schema("t", "id integer*; v text");
     hand *h = batch_of(s, 100);
@@ -244,7 +365,8 @@ static void test_deferrable_key(void **state) {
 
 static void test_zero_columns(void **state) {
     (void)state;
-    sql("CREATE TABLE public.none (); INSERT INTO public.none DEFAULT VALUES; INSERT INTO public.none DEFAULT VALUES");
+    sql("CREATE TABLE public.none (); INSERT INTO public.none DEFAULT VALUES; INSERT INTO "
+        "public.none DEFAULT VALUES");
     ss_target *t = target_open();
     hand *h = batch_of(schema("none", ""), 100);
     h->table.ordered = true;
@@ -256,7 +378,9 @@ static void test_zero_columns(void **state) {
 
 static void test_rows_without_key(void **state) {
     (void)state;
-    sql("CREATE TABLE public.t (n numeric, j json, i interval); INSERT INTO public.t VALUES (1.0, '{}', '1 day'), (1.00, '{}', '1 day'), (1.0, '{}', '1 day'), (1.0, NULL, '24:00:00'), (NULL, NULL, NULL)");
+    sql("CREATE TABLE public.t (n numeric, j json, i interval); INSERT INTO public.t VALUES (1.0, "
+        "'{}', '1 day'), (1.00, '{}', '1 day'), (1.0, '{}', '1 day'), (1.0, NULL, '24:00:00'), "
+        "(NULL, NULL, NULL)");
     ss_target *t = target_open();
     Sidespool__Schema *s = schema("t", "n numeric; j json; i interval");
     hand *h = batch_of(s, 100);
@@ -270,7 +394,9 @@ static void test_rows_without_key(void **state) {
     INSERT(h, "9", NULL, NULL);
     DELETE(h, "8", NULL, NULL);
     OK(ss_target_postgres.apply(t, &h->batch, &err));
-    assert_string_equal(ask("SELECT string_agg(concat_ws('/', n, j, i), ' ' ORDER BY n) FROM public.t"), "1.0/{}/1 day 7/[] 8 9");
+    assert_string_equal(
+        ask("SELECT string_agg(concat_ws('/', n, j, i), ' ' ORDER BY n) FROM public.t"),
+        "1.0/{}/1 day 7/[] 8 9");
     h = batch_of(s, 200);
     h->table.ordered = true;
     DELETE(h, "1.00", "{}", "1 day");
@@ -280,7 +406,8 @@ static void test_rows_without_key(void **state) {
 
 static void test_identity_always(void **state) {
     (void)state;
-    sql("CREATE TABLE public.t (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, v text, keep text DEFAULT 'd', g integer GENERATED ALWAYS AS (length(v)) STORED)");
+    sql("CREATE TABLE public.t (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, v text, keep "
+        "text DEFAULT 'd', g integer GENERATED ALWAYS AS (length(v)) STORED)");
     ss_target *t = target_open();
     Sidespool__Schema *s = schema("t", "id integer*; v text; keep text");
     hand *h = batch_of(s, 100);
@@ -299,32 +426,46 @@ static void test_identity_always(void **state) {
     UPDATE(h, ROW("7", ABSENT, ABSENT), "17", "ccc", UNCHANGED);
     UPDATE(h, NO_ROW, "17", "cccc", UNCHANGED);
     OK(ss_target_postgres.apply(t, &h->batch, &err));
-    assert_string_equal(ask("SELECT string_agg(id || v || keep || g, ' ' ORDER BY id) FROM public.t"), "15aatoast2 16bbtoast22 17cccctoast34");
+    assert_string_equal(
+        ask("SELECT string_agg(id || v || keep || g, ' ' ORDER BY id) FROM public.t"),
+        "15aatoast2 16bbtoast22 17cccctoast34");
     ss_target_postgres.close(t);
 }
 
 static void test_truncate(void **state) {
     (void)state;
-    sql("CREATE TABLE public.a (id integer PRIMARY KEY); CREATE TABLE public.b (id integer REFERENCES public.a); CREATE TABLE public.c (id integer REFERENCES public.a);"
-        "CREATE TABLE public.p (id integer) PARTITION BY RANGE (id); CREATE TABLE public.p1 PARTITION OF public.p DEFAULT;"
-        "INSERT INTO public.a VALUES (1); INSERT INTO public.b VALUES (1); INSERT INTO public.c VALUES (1); INSERT INTO public.p VALUES (1)");
+    sql("CREATE TABLE public.a (id integer PRIMARY KEY); CREATE TABLE public.b (id integer "
+        "REFERENCES public.a); CREATE TABLE public.c (id integer REFERENCES public.a);"
+        "CREATE TABLE public.p (id integer) PARTITION BY RANGE (id); CREATE TABLE public.p1 "
+        "PARTITION OF public.p DEFAULT;"
+        "INSERT INTO public.a VALUES (1); INSERT INTO public.b VALUES (1); INSERT INTO public.c "
+        "VALUES (1); INSERT INTO public.p VALUES (1)");
     ss_target *t = target_open();
-    Sidespool__Schema *a = schema("a", "id integer*"), *b = schema("b", "id integer"), *p = schema("p", "id integer");
+    Sidespool__Schema *a = schema("a", "id integer*"), *b = schema("b", "id integer"),
+                      *p = schema("p", "id integer");
     const Sidespool__Schema *list[] = {a, b, p};
     Sidespool__Truncate truncate = SIDESPOOL__TRUNCATE__INIT;
-    ss_batch batch = {.truncate = &truncate, .truncated = list, .truncated_count = 3, .progress = progress_at(9), .freshness = "streaming"};
+    ss_batch batch = {.truncate = &truncate,
+                      .truncated = list,
+                      .truncated_count = 3,
+                      .progress = progress_at(9),
+                      .freshness = "streaming"};
     OK(ss_target_postgres.apply(t, &batch, &err)); /* c still points to a: DELETE instead */
-    assert_string_equal(ask("SELECT (SELECT count(*) FROM public.a) + (SELECT count(*) FROM public.b) + (SELECT count(*) FROM public.p)"), "0");
+    assert_string_equal(ask("SELECT (SELECT count(*) FROM public.a) + (SELECT count(*) FROM "
+                            "public.b) + (SELECT count(*) FROM public.p)"),
+                        "0");
     assert_string_equal(ask("SELECT count(*) FROM public.c"), "1");
     sql("DROP TABLE public.c; INSERT INTO public.a VALUES (1); INSERT INTO public.p VALUES (1)");
     OK(ss_target_postgres.apply(t, &batch, &err));
-    assert_string_equal(ask("SELECT (SELECT count(*) FROM public.a) + (SELECT count(*) FROM public.p)"), "0");
+    assert_string_equal(
+        ask("SELECT (SELECT count(*) FROM public.a) + (SELECT count(*) FROM public.p)"), "0");
     ss_target_postgres.close(t);
 }
 
 static void test_triggers_do_not_fire(void **state) {
     (void)state;
-    sql("CREATE TABLE public.t (id integer PRIMARY KEY); CREATE FUNCTION public.no() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''fired''; END';"
+    sql("CREATE TABLE public.t (id integer PRIMARY KEY); CREATE FUNCTION public.no() RETURNS "
+        "trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''fired''; END';"
         "CREATE TRIGGER x BEFORE INSERT ON public.t FOR EACH ROW EXECUTE FUNCTION public.no()");
     ss_target *t = target_open();
     Sidespool__Schema *s = schema("t", "id integer*");
@@ -335,7 +476,9 @@ static void test_triggers_do_not_fire(void **state) {
     OK(ss_target_postgres.apply(t, &h->batch, &err));
     ss_target_postgres.close(t);
     /* A role that may not set it is told which trigger is in its way. */
-    sql("DROP ROLE IF EXISTS plain; CREATE ROLE plain LOGIN; ALTER TABLE public.t OWNER TO plain; GRANT ALL ON SCHEMA public, sidespool TO plain; GRANT ALL ON ALL TABLES IN SCHEMA sidespool TO plain");
+    sql("DROP ROLE IF EXISTS plain; CREATE ROLE plain LOGIN; ALTER TABLE public.t OWNER TO plain; "
+        "GRANT ALL ON SCHEMA public, sidespool TO plain; GRANT ALL ON ALL TABLES IN SCHEMA "
+        "sidespool TO plain");
     char dsn[200];
     snprintf(dsn, sizeof dsn, "host=127.0.0.1 port=%d user=plain dbname=postgres", server.port);
     ss_target *plain = NULL;
@@ -412,11 +555,15 @@ static void test_large_cells_and_many_statements(void **state) {
     INSERT(h, "3", "small", NULL);
     grouped(h, "VVV");
     OK(ss_target_postgres.apply(t, &h->batch, &err));
-    assert_string_equal(ask("SELECT sum(coalesce(length(v), 0) + coalesce(length(b), 0)) FROM public.t"), "62914564");
+    assert_string_equal(
+        ask("SELECT sum(coalesce(length(v), 0) + coalesce(length(b), 0)) FROM public.t"),
+        "62914564");
     free(text);
     /* More kinds of statements than are kept prepared. */
-    sql("CREATE TABLE public.m (a integer, b integer, c integer, d integer, e integer, f integer, g integer, h integer, i integer, j integer)");
-    s = schema("m", "a integer; b integer; c integer; d integer; e integer; f integer; g integer; h integer; i integer; j integer");
+    sql("CREATE TABLE public.m (a integer, b integer, c integer, d integer, e integer, f integer, "
+        "g integer, h integer, i integer, j integer)");
+    s = schema("m", "a integer; b integer; c integer; d integer; e integer; f integer; g integer; "
+                    "h integer; i integer; j integer");
     for (unsigned bits = 0; bits < 1024; bits += 16) {
         h = batch_of(s, 1000 + bits);
         h->table.ordered = true;
@@ -434,7 +581,9 @@ static void test_large_cells_and_many_statements(void **state) {
     ss_target_postgres.close(t);
 }
 
-/* ---- connection and bookkeeping ------------------------------------------------------------------------------------------------- */
+/* ---- connection and bookkeeping
+ * -------------------------------------------------------------------------------------------------
+ */
 static void test_one_session_per_route(void **state) {
     (void)state;
     ss_target *t = target_open(), *second = NULL;
@@ -457,7 +606,8 @@ static void test_lost_and_read_only(void **state) {
     INSERT(h, "2");
     grouped(h, "V");
     OK(ss_target_postgres.apply(t, &h->batch, &err));
-    sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'sidespool-r1'");
+    sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = "
+        "'sidespool-r1'");
     usleep(100000);
     h = batch_of(s, 200);
     INSERT(h, "3");
@@ -479,7 +629,8 @@ static void test_lost_and_read_only(void **state) {
     ss_target_postgres.close(t);
 }
 
-/* The server dies under the batch: afterwards rows and progress agree, whatever the client was told. */
+/* The server dies under the batch: afterwards rows and progress agree, whatever the client was
+ * told. */
 static void test_server_killed(void **state) {
     (void)state;
     sql("CREATE TABLE public.t (id integer PRIMARY KEY)");
@@ -526,13 +677,18 @@ static void test_server_killed(void **state) {
 
 static void test_compare(void **state) {
     (void)state;
-    sql("CREATE TABLE public.t (id integer PRIMARY KEY, v character varying(5), g integer GENERATED ALWAYS AS (1) STORED)");
+    sql("CREATE TABLE public.t (id integer PRIMARY KEY, v character varying(5), g integer "
+        "GENERATED ALWAYS AS (1) STORED)");
     ss_target *t = target_open();
-    OK(ss_target_postgres.compare_schema(t, schema("t", "v character varying(5); id integer*"), &err));
-    STOPS(ss_target_postgres.compare_schema(t, schema("t", "id integer*; v text"), &err), "SS-TGT-0008");
+    OK(ss_target_postgres.compare_schema(t, schema("t", "v character varying(5); id integer*"),
+                                         &err));
+    STOPS(ss_target_postgres.compare_schema(t, schema("t", "id integer*; v text"), &err),
+          "SS-TGT-0008");
     assert_non_null(strstr(err.text, "character varying(5)"));
     STOPS(ss_target_postgres.compare_schema(t, schema("t", "id integer*"), &err), "SS-TGT-0008");
-    STOPS(ss_target_postgres.compare_schema(t, schema("t", "id integer*; v character varying(5); w text"), &err), "SS-TGT-0008");
+    STOPS(ss_target_postgres.compare_schema(
+              t, schema("t", "id integer*; v character varying(5); w text"), &err),
+          "SS-TGT-0008");
     STOPS(ss_target_postgres.compare_schema(t, schema("gone", "id integer*"), &err), "SS-TGT-0018");
     ss_target_postgres.close(t);
 }
@@ -541,9 +697,23 @@ int main(void) {
     server_start();
 #define T(name) cmocka_unit_test_setup_teardown(name, every_before, every_after)
     const struct CMUnitTest tests[] = {
-        T(test_types), T(test_types_as_key), T(test_drift_stops_and_takes_back), T(test_unique_swap_falls_back), T(test_fallback_inside_a_large_transaction),
-        T(test_deferrable_key), T(test_zero_columns), T(test_rows_without_key), T(test_identity_always), T(test_truncate), T(test_triggers_do_not_fire), T(test_wide_and_empty_tables),
-        T(test_large_cells_and_many_statements), T(test_one_session_per_route), T(test_lost_and_read_only), T(test_server_killed), T(test_compare),
+        T(test_types),
+        T(test_types_as_key),
+        T(test_drift_stops_and_takes_back),
+        T(test_unique_swap_falls_back),
+        T(test_fallback_inside_a_large_transaction),
+        T(test_deferrable_key),
+        T(test_zero_columns),
+        T(test_rows_without_key),
+        T(test_identity_always),
+        T(test_truncate),
+        T(test_triggers_do_not_fire),
+        T(test_wide_and_empty_tables),
+        T(test_large_cells_and_many_statements),
+        T(test_one_session_per_route),
+        T(test_lost_and_read_only),
+        T(test_server_killed),
+        T(test_compare),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     PQfinish(admin);

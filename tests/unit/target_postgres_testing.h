@@ -1,5 +1,6 @@
-/* A throwaway PostgreSQL on loopback, and rows and schemas in few words, for the tests of the PostgreSQL target.
- * PG_BIN names another server's programs; without a server the tests are skipped (77) and say so. */
+/* A throwaway PostgreSQL on loopback, and rows and schemas in few words, for the tests of the
+ * PostgreSQL target. PG_BIN names another server's programs; without a server the tests are skipped
+ * (77) and say so. */
 #ifndef TARGET_POSTGRES_TESTING_H
 #define TARGET_POSTGRES_TESTING_H
 
@@ -54,7 +55,8 @@ static inline int run_as_nobody(const char *const *argv, bool wait) {
         dup2(log, 2);
         if (chdir(server.dir) != 0)
             _exit(126);
-        /* A test that is killed takes its server along; set after the change of user, which clears it. */
+        /* A test that is killed takes its server along; set after the change of user, which clears
+         * it. */
         if (!wait && prctl(PR_SET_PDEATHSIG, SIGQUIT) != 0)
             _exit(126);
         execv(argv[0], (char *const *)(uintptr_t)argv);
@@ -72,7 +74,8 @@ static inline int free_port(void) {
     struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t len = sizeof at;
     int fd = socket(AF_INET, SOCK_STREAM, 0), port = -1;
-    if (fd >= 0 && bind(fd, (struct sockaddr *)&at, sizeof at) == 0 && getsockname(fd, (struct sockaddr *)&at, &len) == 0)
+    if (fd >= 0 && bind(fd, (struct sockaddr *)&at, sizeof at) == 0 &&
+        getsockname(fd, (struct sockaddr *)&at, &len) == 0)
         port = ntohs(at.sin_port);
     close(fd);
     return port;
@@ -101,8 +104,22 @@ static inline void server_launch(void) {
     snprintf(data, sizeof data, "%s/data", server.dir);
     snprintf(port, sizeof port, "%d", server.port);
     snprintf(socket_dir, sizeof socket_dir, "unix_socket_directories=%s", server.dir);
-    const char *argv[] = {postgres, "-D", data, "-p", port, "-c", "listen_addresses=127.0.0.1", "-c", socket_dir, "-c", "fsync=off",
-                          "-c", "shared_buffers=16MB", "-c", "autovacuum=off", NULL};
+    const char *argv[] = {postgres,
+                          "-D",
+                          data,
+                          "-p",
+                          port,
+                          "-c",
+                          "listen_addresses=127.0.0.1",
+                          "-c",
+                          socket_dir,
+                          "-c",
+                          "fsync=off",
+                          "-c",
+                          "shared_buffers=16MB",
+                          "-c",
+                          "autovacuum=off",
+                          NULL};
     run_as_nobody(argv, false);
     for (int i = 0; i < 200; i++) {
         PGconn *conn = PQconnectdb(server.dsn);
@@ -134,17 +151,20 @@ static inline void server_start(void) {
     server.uid = nobody != NULL ? nobody->pw_uid : getuid();
     server.gid = nobody != NULL ? nobody->pw_gid : getgid();
     snprintf(server.dir, sizeof server.dir, "/tmp/ss-target-XXXXXX");
-    if (mkdtemp(server.dir) == NULL || (getuid() == 0 && chown(server.dir, server.uid, server.gid) != 0))
+    if (mkdtemp(server.dir) == NULL ||
+        (getuid() == 0 && chown(server.dir, server.uid, server.gid) != 0))
         exit(1);
     atexit(server_stop);
     snprintf(data, sizeof data, "%s/data", server.dir);
-    const char *argv[] = {initdb, "-D", data, "-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C.UTF-8", NULL};
+    const char *argv[] = {initdb,  "-D",        data, "-U",   "postgres",         "-A",
+                          "trust", "--no-sync", "-E", "UTF8", "--locale=C.UTF-8", NULL};
     if (run_as_nobody(argv, true) != 0) {
         printf("initdb failed: see %s/log\n", server.dir);
         exit(1);
     }
     server.port = free_port();
-    snprintf(server.dsn, sizeof server.dsn, "host=127.0.0.1 port=%d user=postgres dbname=postgres", server.port);
+    snprintf(server.dsn, sizeof server.dsn, "host=127.0.0.1 port=%d user=postgres dbname=postgres",
+             server.port);
     server_launch();
     admin = PQconnectdb(server.dsn);
     if (PQstatus(admin) != CONNECTION_OK)
@@ -165,28 +185,35 @@ static inline const char *ask(const char *text) {
     PGresult *res = PQexec(admin, text);
     if (PQresultStatus(res) != PGRES_TUPLES_OK)
         fail_msg("%s: %s", text, PQerrorMessage(admin));
-    snprintf(ret, sizeof ret, "%s", PQntuples(res) == 0 ? "(no row)" : PQgetisnull(res, 0, 0) ? "(null)" : PQgetvalue(res, 0, 0));
+    snprintf(ret, sizeof ret, "%s",
+             PQntuples(res) == 0      ? "(no row)"
+             : PQgetisnull(res, 0, 0) ? "(null)"
+                                      : PQgetvalue(res, 0, 0));
     PQclear(res);
     return ret;
 }
 
-/* ---- the target --------------------------------------------------------------------------------------------------------------- */
+/* ---- the target
+ * ---------------------------------------------------------------------------------------------------------------
+ */
 static ss_tgt_options options;
 static ss_target_env env = {.route = "r1", .source = "src", .options = &options};
 static ss_error err;
 
-#define OK(call)                                                                                        \
-    do {                                                                                                \
-        ss_status status_ = (call);                                                                     \
-        if (status_ != SS_OK)                                                                           \
-            fail_msg("%s: status %d: %s %s", #call, (int)status_, err.code != NULL ? err.code : "", err.text); \
+#define OK(call)                                                                                   \
+    do {                                                                                           \
+        ss_status status_ = (call);                                                                \
+        if (status_ != SS_OK)                                                                      \
+            fail_msg("%s: status %d: %s %s", #call, (int)status_,                                  \
+                     err.code != NULL ? err.code : "", err.text);                                  \
     } while (0)
-#define STOPS(call, with)                                                                 \
-    do {                                                                                  \
-        memset(&err, 0, sizeof err);                                                      \
-        ss_status status_ = (call);                                                       \
-        if (status_ != SS_STOP || err.code == NULL || strcmp(err.code, (with)) != 0)      \
-            fail_msg("%s: status %d, %s %s", #call, (int)status_, err.code != NULL ? err.code : "", err.text); \
+#define STOPS(call, with)                                                                          \
+    do {                                                                                           \
+        memset(&err, 0, sizeof err);                                                               \
+        ss_status status_ = (call);                                                                \
+        if (status_ != SS_STOP || err.code == NULL || strcmp(err.code, (with)) != 0)               \
+            fail_msg("%s: status %d, %s %s", #call, (int)status_,                                  \
+                     err.code != NULL ? err.code : "", err.text);                                  \
     } while (0)
 
 static inline ss_target *target_open(void) {
@@ -198,7 +225,9 @@ static inline ss_target *target_open(void) {
     return t;
 }
 
-/* ---- schemas and rows ------------------------------------------------------------------------------------------------------------ */
+/* ---- schemas and rows
+ * ------------------------------------------------------------------------------------------------------------
+ */
 static ss_arena *arena;
 
 /* "id integer*, v text": a star marks the key. */
@@ -252,12 +281,14 @@ static inline ss_row row_of(size_t count, const char *const *values) {
             kinds[i] = SS_CELL_ABSENT;
         } else {
             kinds[i] = SS_CELL_VALUE;
-            cells[i] = ss_bytes_of(ss_arena_strndup(arena, values[i], strlen(values[i])), strlen(values[i]));
+            cells[i] = ss_bytes_of(ss_arena_strndup(arena, values[i], strlen(values[i])),
+                                   strlen(values[i]));
         }
     }
     return (ss_row){.count = (uint32_t)count, .kinds = kinds, .cells = cells};
 }
-#define ROW(...) row_of(sizeof((const char *[]){__VA_ARGS__}) / sizeof(char *), (const char *[]){__VA_ARGS__})
+#define ROW(...)                                                                                   \
+    row_of(sizeof((const char *[]){__VA_ARGS__}) / sizeof(char *), (const char *[]){__VA_ARGS__})
 #define NO_ROW ((ss_row){0})
 
 /* A batch of one table, by hand. */
@@ -290,7 +321,9 @@ static inline hand *batch_of(const Sidespool__Schema *s, uint64_t sequence) {
 
 static inline void change(hand *h, Sidespool__Op op, ss_row before, ss_row after) {
     ss_batch_change *c = &h->changes[h->change_count];
-    *c = (ss_batch_change){.change = {.schema_id = h->table.schema->id, .op = op, .before = before, .after = after}, .sequence = h->sequence - 32 + h->change_count};
+    *c = (ss_batch_change){
+        .change = {.schema_id = h->table.schema->id, .op = op, .before = before, .after = after},
+        .sequence = h->sequence - 32 + h->change_count};
     if (h->change_count > 0)
         h->changes[h->change_count - 1].next = c;
     h->change_count++;
@@ -301,7 +334,8 @@ static inline void change(hand *h, Sidespool__Op op, ss_row before, ss_row after
 #define UPDATE(h, before, ...) change((h), SIDESPOOL__OP__OP_UPDATE, (before), ROW(__VA_ARGS__))
 #define DELETE(h, ...) change((h), SIDESPOOL__OP__OP_DELETE, ROW(__VA_ARGS__), NO_ROW)
 
-/* One group of all changes, which are of one operation; `mask` as the batcher would give it ("VU": value, unchanged). */
+/* One group of all changes, which are of one operation; `mask` as the batcher would give it ("VU":
+ * value, unchanged). */
 static inline void grouped(hand *h, const char *mask) {
     ss_group *g = &h->groups[h->table.group_count++];
     uint8_t *kinds = ss_arena_zalloc(arena, strlen(mask) + 1);
@@ -309,7 +343,8 @@ static inline void grouped(hand *h, const char *mask) {
         kinds[i] = mask[i] == 'V' ? SS_CELL_VALUE : SS_CELL_UNCHANGED;
     g->op = h->changes[0].change.op;
     g->kinds = g->op == SIDESPOOL__OP__OP_DELETE ? NULL : kinds;
-    const ss_row **keys = ss_arena_zalloc(arena, 64 * sizeof *keys), **rows = ss_arena_zalloc(arena, 64 * sizeof *rows);
+    const ss_row **keys = ss_arena_zalloc(arena, 64 * sizeof *keys),
+                 **rows = ss_arena_zalloc(arena, 64 * sizeof *rows);
     for (size_t i = 0; i < h->change_count; i++) {
         const ss_change *c = &h->changes[i].change;
         keys[i] = c->before.count > 0 ? &c->before : &c->after;
@@ -326,8 +361,10 @@ static int every_before(void **state) {
     memset(&err, 0, sizeof err);
     arena = ss_arena_new(0);
     /* A test that failed leaves its connection behind. */
-    sql("RESET ALL; SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'sidespool-%'");
-    sql("DROP SCHEMA IF EXISTS sidespool CASCADE; DROP SCHEMA public CASCADE; CREATE SCHEMA public");
+    sql("RESET ALL; SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name "
+        "LIKE 'sidespool-%'");
+    sql("DROP SCHEMA IF EXISTS sidespool CASCADE; DROP SCHEMA public CASCADE; CREATE SCHEMA "
+        "public");
     return arena != NULL ? 0 : -1;
 }
 static int every_after(void **state) {

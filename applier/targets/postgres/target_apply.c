@@ -1,12 +1,14 @@
 /* A batch in one target transaction: rows, counts, table states, progress, freshness, COMMIT.
  *
- * Two round trips: everything up to one sync, then, when every count is what the source's changes say, COMMIT. If we die or
- * lose the link before the COMMIT arrives, the server rolls back and the route reads the old progress; if only its answer is
- * lost, the route reads the new one. It reads it on a session that holds the route's lock (alone() in target_open.c), so the
- * old session has ended by then and cannot commit afterwards. Hence each batch is in exactly once.
+ * Two round trips: everything up to one sync, then, when every count is what the source's changes
+ * say, COMMIT. If we die or lose the link before the COMMIT arrives, the server rolls back and the
+ * route reads the old progress; if only its answer is lost, the route reads the new one. It reads
+ * it on a session that holds the route's lock (alone() in target_open.c), so the old session has
+ * ended by then and cannot commit afterwards. Hence each batch is in exactly once.
  *
- * Fallback: when a group is refused or its count disagrees, the whole attempt is rolled back (to a savepoint, inside a large
- * transaction) and sent again with that table one by one. No table pays a savepoint in the common case. */
+ * Fallback: when a group is refused or its count disagrees, the whole attempt is rolled back (to a
+ * savepoint, inside a large transaction) and sent again with that table one by one. No table pays a
+ * savepoint in the common case. */
 #include "target_postgres.h"
 
 #include "sidespool/log.h"
@@ -24,15 +26,20 @@ ss_status ss_tgt_rollback(ss_target *t, ss_error *reterr) {
                 PQclear(res);
     }
     if (PQpipelineStatus(t->conn) != PQ_PIPELINE_OFF)
-        return ss_fail(reterr, SS_RETRY, "SS-TGT-0005", "The exchange with the target broke off in mid-batch; it is connected again.");
+        return ss_fail(
+            reterr, SS_RETRY, "SS-TGT-0005",
+            "The exchange with the target broke off in mid-batch; it is connected again.");
     if (PQtransactionStatus(t->conn) == PQTRANS_IDLE)
         return SS_OK;
     return ss_tgt_exec(t, "ROLLBACK", "ROLLBACK", reterr);
 }
 
-/* ---- TRUNCATE --------------------------------------------------------------------------------------------------------------- */
-/* The source lists every relation that it emptied, cascades and inheritance included: so each is named, with ONLY, and never
- * CASCADE. Where a foreign key of a table outside the list forbids it, DELETE does the same (replica role: no trigger). */
+/* ---- TRUNCATE
+ * ---------------------------------------------------------------------------------------------------------------
+ */
+/* The source lists every relation that it emptied, cascades and inheritance included: so each is
+ * named, with ONLY, and never CASCADE. Where a foreign key of a table outside the list forbids it,
+ * DELETE does the same (replica role: no trigger). */
 static ss_status truncate_tables(ss_target *t, const ss_batch *batch, ss_error *reterr) {
     ss_buf sql, rows;
     ss_buf_init(&sql);
@@ -47,7 +54,8 @@ static ss_status truncate_tables(ss_target *t, const ss_batch *batch, ss_error *
         ss_buf_printf(&sql, "%s%s%s", i > 0 ? ", " : "", table->only, table->name);
         ss_buf_printf(&rows, "; DELETE FROM %s%s", table->only, table->name);
     }
-    ss_buf_put_str(&sql, batch->truncate->restart_identity ? " RESTART IDENTITY" : " CONTINUE IDENTITY");
+    ss_buf_put_str(&sql,
+                   batch->truncate->restart_identity ? " RESTART IDENTITY" : " CONTINUE IDENTITY");
     const char *text = ss_buf_cstr(&sql);
     if (status == SS_OK && sql.bad)
         status = ss_tgt_nomem(reterr);
@@ -59,10 +67,12 @@ static ss_status truncate_tables(ss_target *t, const ss_batch *batch, ss_error *
             ss_buf_put_str(&sql, "ROLLBACK TO SAVEPOINT sidespool_truncate");
             ss_buf_put(&sql, rows.ptr, rows.len);
             text = ss_buf_cstr(&sql);
-            status = sql.bad || rows.bad ? ss_tgt_nomem(reterr) : ss_tgt_exec(t, "TRUNCATE", text, reterr);
+            status = sql.bad || rows.bad ? ss_tgt_nomem(reterr)
+                                         : ss_tgt_exec(t, "TRUNCATE", text, reterr);
         } else {
             char what[200];
-            snprintf(what, sizeof what, "TRUNCATE of %s.%s%s", batch->truncated[0]->ns, batch->truncated[0]->name, batch->truncated_count > 1 ? " and others" : "");
+            snprintf(what, sizeof what, "TRUNCATE of %s.%s%s", batch->truncated[0]->ns,
+                     batch->truncated[0]->name, batch->truncated_count > 1 ? " and others" : "");
             status = ss_tgt_error(t->conn, res, what, reterr);
         }
     }
@@ -72,13 +82,16 @@ static ss_status truncate_tables(ss_target *t, const ss_batch *batch, ss_error *
     return status;
 }
 
-/* ---- one attempt -------------------------------------------------------------------------------------------------------------- */
+/* ---- one attempt
+ * --------------------------------------------------------------------------------------------------------------
+ */
 static ss_status send_tables(ss_target *t, const ss_batch *batch, ss_error *reterr) {
     ss_status status = SS_OK;
     for (size_t i = 0; i < batch->table_count && status == SS_OK; i++) {
         const ss_batch_table *work = &batch->tables[i];
         ss_tgt_table *table = NULL;
-        status = ss_tgt_table_get(t, work->schema, batch->beside != NULL, &table, reterr); /* loaded before: no query here */
+        status = ss_tgt_table_get(t, work->schema, batch->beside != NULL, &table,
+                                  reterr); /* loaded before: no query here */
         if (status != SS_OK)
             break;
         if (work->ordered || table->ordered_left > 0) {
@@ -102,7 +115,8 @@ static ss_status send_bookkeeping(ss_target *t, const ss_batch *batch, ss_error 
     return status;
 }
 
-static ss_status attempt(ss_target *t, const ss_batch *batch, bool begun, ss_tgt_trouble *trouble, ss_error *reterr) {
+static ss_status attempt(ss_target *t, const ss_batch *batch, bool begun, ss_tgt_trouble *trouble,
+                         ss_error *reterr) {
     ss_status status = ss_tgt_pipe_open(t, reterr);
     if (status != SS_OK)
         return status;
@@ -117,7 +131,8 @@ static ss_status attempt(ss_target *t, const ss_batch *batch, bool begun, ss_tgt
         status = send_tables(t, batch, reterr);
     if (status == SS_OK)
         status = send_bookkeeping(t, batch, reterr);
-    /* Also after a failure of our own: the answers to what was sent have to be read off before anything else is said. */
+    /* Also after a failure of our own: the answers to what was sent have to be read off before
+     * anything else is said. */
     ss_error other = {0};
     ss_status closed = ss_tgt_pipe_close(t, trouble, status == SS_OK ? reterr : &other);
     return status != SS_OK ? status : closed;
@@ -126,7 +141,9 @@ static ss_status attempt(ss_target *t, const ss_batch *batch, bool begun, ss_tgt
 /* Takes back what the attempt did; inside a large transaction only that. */
 static ss_status take_back(ss_target *t, ss_error *reterr) {
     if (t->open)
-        return ss_tgt_exec(t, "ROLLBACK", "ROLLBACK TO SAVEPOINT sidespool_batch; RELEASE SAVEPOINT sidespool_batch", reterr);
+        return ss_tgt_exec(
+            t, "ROLLBACK",
+            "ROLLBACK TO SAVEPOINT sidespool_batch; RELEASE SAVEPOINT sidespool_batch", reterr);
     return ss_tgt_exec(t, "ROLLBACK", "ROLLBACK", reterr);
 }
 
@@ -134,8 +151,10 @@ static void fall_back(ss_target *t, const ss_tgt_trouble *trouble) {
     for (ss_tgt_table *table = t->tables; table != NULL; table = table->next)
         if (table == trouble->table)
             table->ordered_left = ORDERED_BATCHES;
-    SS_LOG(SS_INFO, "table_one_by_one", SS_S("route", t->env->route), SS_S("table", trouble->table->shown),
-           SS_S("reason", trouble->refused ? "a set-wise write was refused by a constraint" : "a set-wise write matched another number of rows"),
+    SS_LOG(SS_INFO, "table_one_by_one", SS_S("route", t->env->route),
+           SS_S("table", trouble->table->shown),
+           SS_S("reason", trouble->refused ? "a set-wise write was refused by a constraint"
+                                           : "a set-wise write matched another number of rows"),
            SS_U("batches", ORDERED_BATCHES));
 }
 
@@ -144,14 +163,16 @@ static ss_status load_tables(ss_target *t, const ss_batch *batch, ss_error *rete
     ss_status status = SS_OK;
     ss_tgt_table *table = NULL;
     for (size_t i = 0; i < batch->table_count && status == SS_OK; i++)
-        status = ss_tgt_table_get(t, batch->tables[i].schema, batch->beside != NULL, &table, reterr);
+        status =
+            ss_tgt_table_get(t, batch->tables[i].schema, batch->beside != NULL, &table, reterr);
     return status;
 }
 
 static void count_down(ss_target *t, const ss_batch *batch) {
     for (size_t i = 0; i < batch->table_count; i++)
         for (ss_tgt_table *table = t->tables; table != NULL; table = table->next)
-            if (table->schema_id == batch->tables[i].schema->id && table->beside == (batch->beside != NULL) && table->ordered_left > 0)
+            if (table->schema_id == batch->tables[i].schema->id &&
+                table->beside == (batch->beside != NULL) && table->ordered_left > 0)
                 table->ordered_left--;
 }
 
@@ -175,7 +196,9 @@ static ss_status write_batch(ss_target *t, const ss_batch *batch, ss_error *rete
         if (status == SS_OK)
             fall_back(t, &trouble);
         if (round > batch->table_count)
-            status = ss_fail(reterr, SS_STOP, "SS-TGT-0007", "Table %s is refused again and again: resync it.", trouble.table->shown);
+            status =
+                ss_fail(reterr, SS_STOP, "SS-TGT-0007",
+                        "Table %s is refused again and again: resync it.", trouble.table->shown);
     }
     return status;
 }
@@ -183,7 +206,9 @@ static ss_status write_batch(ss_target *t, const ss_batch *batch, ss_error *rete
 ss_status ss_tgt_apply(ss_target *t, const ss_batch *batch, ss_error *reterr) {
     ss_status status = SS_OK;
     if (t->copy_tx)
-        return ss_fail(reterr, SS_STOP, "SS-TGT-0012", "A batch came while rows of a copy were not yet flushed: restart the route.");
+        return ss_fail(
+            reterr, SS_STOP, "SS-TGT-0012",
+            "A batch came while rows of a copy were not yet flushed: restart the route.");
     status = write_batch(t, batch, reterr);
     if (status == SS_OK && !batch->partial)
         status = ss_tgt_commit(t, reterr);

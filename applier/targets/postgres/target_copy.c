@@ -1,8 +1,9 @@
-/* Rows of a copy. A table that the route does not know yet is loaded where it belongs; one that readers use is loaded beside
- * (target_replace.c).
+/* Rows of a copy. A table that the route does not know yet is loaded where it belongs; one that
+ * readers use is loaded beside (target_replace.c).
  *
- * Rows, table states and the place in the copy log are one transaction (copy_flush, copy_table): if we die before its COMMIT,
- * its rows are gone with it and the route reads them again from the place that the target still says. */
+ * Rows, table states and the place in the copy log are one transaction (copy_flush, copy_table): if
+ * we die before its COMMIT, its rows are gone with it and the route reads them again from the place
+ * that the target still says. */
 #include "target_postgres.h"
 
 #include "sidespool/log.h"
@@ -12,7 +13,8 @@
 
 static ss_status given_up(ss_target *t, ss_status status) {
     ss_error other = {0};
-    if (status != SS_OK && PQstatus(t->conn) == CONNECTION_OK && ss_tgt_rollback(t, &other) != SS_OK)
+    if (status != SS_OK && PQstatus(t->conn) == CONNECTION_OK &&
+        ss_tgt_rollback(t, &other) != SS_OK)
         ss_log_error(SS_WARN, "rollback_failed", &other);
     return status;
 }
@@ -21,19 +23,27 @@ ss_status ss_tgt_copy_tx(ss_target *t, ss_error *reterr) {
     if (t->copy_tx)
         return SS_OK;
     if (t->open)
-        return ss_fail(reterr, SS_STOP, "SS-TGT-0012", "Rows of a copy came in the middle of a large transaction: restart the route.");
+        return ss_fail(
+            reterr, SS_STOP, "SS-TGT-0012",
+            "Rows of a copy came in the middle of a large transaction: restart the route.");
     ss_status status = ss_tgt_begin(t, reterr);
     if (status == SS_OK)
         t->copy_tx = true;
     return status;
 }
 
-/* ---- beginning ------------------------------------------------------------------------------------------------------------- */
-static ss_status exists(ss_target *t, const char *ns, const char *name, bool *ret_there, bool *ret_rows, ss_error *reterr) {
+/* ---- beginning
+ * -------------------------------------------------------------------------------------------------------------
+ */
+static ss_status exists(ss_target *t, const char *ns, const char *name, bool *ret_there,
+                        bool *ret_rows, ss_error *reterr) {
     const char *values[] = {ns, name};
     PGresult *res = NULL;
-    ss_status status = ss_tgt_query(t, "looking for the table", "SELECT r.relkind FROM pg_class r JOIN pg_namespace n ON n.oid = r.relnamespace "
-                                    "WHERE n.nspname = $1 AND r.relname = $2", 2, values, &res, reterr);
+    ss_status status = ss_tgt_query(
+        t, "looking for the table",
+        "SELECT r.relkind FROM pg_class r JOIN pg_namespace n ON n.oid = r.relnamespace "
+        "WHERE n.nspname = $1 AND r.relname = $2",
+        2, values, &res, reterr);
     if (status != SS_OK)
         return status;
     *ret_there = PQntuples(res) > 0;
@@ -43,7 +53,10 @@ static ss_status exists(ss_target *t, const char *ns, const char *name, bool *re
     if (!*ret_there)
         return SS_OK;
     if (kind != 'r' && kind != 'p')
-        return ss_fail(reterr, SS_STOP, "SS-TGT-0009", "%s.%s on the target is not a table (kind %c), and in the way of the copy: rename or drop it.", ns, name, kind);
+        return ss_fail(reterr, SS_STOP, "SS-TGT-0009",
+                       "%s.%s on the target is not a table (kind %c), and in the way of the copy: "
+                       "rename or drop it.",
+                       ns, name, kind);
     ss_buf sql;
     ss_buf_init(&sql);
     ss_buf_put_str(&sql, "SELECT EXISTS (SELECT FROM ");
@@ -52,7 +65,8 @@ static ss_status exists(ss_target *t, const char *ns, const char *name, bool *re
     ss_tgt_put_ident(&sql, name);
     ss_buf_put_str(&sql, ")");
     const char *text = ss_buf_cstr(&sql);
-    status = sql.bad ? ss_tgt_nomem(reterr) : ss_tgt_query(t, "looking for rows", text, 0, NULL, &res, reterr);
+    status = sql.bad ? ss_tgt_nomem(reterr)
+                     : ss_tgt_query(t, "looking for rows", text, 0, NULL, &res, reterr);
     ss_buf_done(&sql);
     if (status == SS_OK) {
         *ret_rows = PQgetvalue(res, 0, 0)[0] == 't';
@@ -62,7 +76,8 @@ static ss_status exists(ss_target *t, const char *ns, const char *name, bool *re
 }
 
 /* Names every table in the way at once, so that a person mends them in one go. */
-static ss_status refuse_strangers(ss_target *t, const ss_table_state *states, size_t count, ss_error *reterr) {
+static ss_status refuse_strangers(ss_target *t, const ss_table_state *states, size_t count,
+                                  ss_error *reterr) {
     char names[400] = "";
     size_t found = 0, len = 0;
     for (size_t i = 0; i < count; i++) {
@@ -77,14 +92,18 @@ static ss_status refuse_strangers(ss_target *t, const ss_table_state *states, si
             continue;
         found++;
         if (len + strlen(states[i].ns) + strlen(states[i].name) + 8 < sizeof names)
-            len += (size_t)snprintf(names + len, sizeof names - len, "%s%s.%s", found > 1 ? ", " : "", states[i].ns, states[i].name);
+            len += (size_t)snprintf(names + len, sizeof names - len, "%s%s.%s",
+                                    found > 1 ? ", " : "", states[i].ns, states[i].name);
         else if (strcmp(names + len - 3, "…") != 0 && len + 6 < sizeof names)
             len += (size_t)snprintf(names + len, sizeof names - len, ", …");
     }
     if (found == 0 || t->env->adopt)
         return SS_OK;
-    return ss_fail(reterr, SS_STOP, "SS-TGT-0009", "%zu target table%s hold rows that are not this route's: %s; empty or drop %s, or set adopt: true in the "
-                   "route, which empties exactly these.", found, found == 1 ? "" : "s", names, found == 1 ? "it" : "them");
+    return ss_fail(reterr, SS_STOP, "SS-TGT-0009",
+                   "%zu target table%s hold rows that are not this route's: %s; empty or drop %s, "
+                   "or set adopt: true in the "
+                   "route, which empties exactly these.",
+                   found, found == 1 ? "" : "s", names, found == 1 ? "it" : "them");
 }
 
 ss_status ss_tgt_empty(ss_target *t, const char *ns, const char *name, ss_error *reterr) {
@@ -106,7 +125,8 @@ ss_status ss_tgt_empty(ss_target *t, const char *ns, const char *name, ss_error 
     const char *state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
     ss_status status = SS_OK;
     if (PQresultStatus(res) != PGRES_COMMAND_OK && state != NULL && strcmp(state, "0A000") == 0) {
-        /* A foreign key of another table forbids TRUNCATE; DELETE (replica role: no trigger) does the same. */
+        /* A foreign key of another table forbids TRUNCATE; DELETE (replica role: no trigger) does
+         * the same. */
         ss_buf_clear(&sql);
         ss_buf_printf(&sql, "ROLLBACK TO SAVEPOINT sidespool_empty; DELETE FROM %s", table);
         text = ss_buf_cstr(&sql);
@@ -139,11 +159,15 @@ static ss_status drop_half(ss_target *t, const char *ns, const char *name, ss_er
 
 static ss_status note_begin(ss_target *t, const ss_table_state *s, bool kept, ss_error *reterr) {
     const char *values[] = {t->env->route, s->ns, s->name, kept ? "t" : "f"};
-    return ss_tgt_query(t, "writing a table's state", "UPDATE sidespool.table_state SET kept = $4::text::boolean, copy_number = NULL, copy_fresh = false "
-                        "WHERE route = $1 AND ns = $2 AND name = $3", 4, values, NULL, reterr);
+    return ss_tgt_query(t, "writing a table's state",
+                        "UPDATE sidespool.table_state SET kept = $4::text::boolean, copy_number = "
+                        "NULL, copy_fresh = false "
+                        "WHERE route = $1 AND ns = $2 AND name = $3",
+                        4, values, NULL, reterr);
 }
 
-/* Makes room for one table: nothing of its own, the half-loaded one of before, one that was adopted, or a place beside. */
+/* Makes room for one table: nothing of its own, the half-loaded one of before, one that was
+ * adopted, or a place beside. */
 static ss_status begin_table(ss_target *t, const ss_table_state *s, ss_error *reterr) {
     ss_tgt_beside was = {0};
     bool there = false, rows = false;
@@ -159,7 +183,8 @@ static ss_status begin_table(ss_target *t, const ss_table_state *s, ss_error *re
             kept = false;
         } else if (rows) {
             status = ss_tgt_empty(t, s->ns, s->name, reterr);
-            SS_LOG(SS_INFO, "table_emptied", SS_S("route", t->env->route), SS_S("ns", s->ns), SS_S("table", s->name));
+            SS_LOG(SS_INFO, "table_emptied", SS_S("route", t->env->route), SS_S("ns", s->ns),
+                   SS_S("table", s->name));
         }
     }
     ss_table_state state = *s;
@@ -169,8 +194,8 @@ static ss_status begin_table(ss_target *t, const ss_table_state *s, ss_error *re
     return status == SS_OK ? note_begin(t, s, kept, reterr) : status;
 }
 
-ss_status ss_tgt_copy_begin(ss_target *t, const Sidespool__CopyBegin *begin, ss_table_state *states, size_t count,
-                            const ss_progress *progress, ss_error *reterr) {
+ss_status ss_tgt_copy_begin(ss_target *t, const Sidespool__CopyBegin *begin, ss_table_state *states,
+                            size_t count, const ss_progress *progress, ss_error *reterr) {
     (void)begin;
     ss_status status = ss_tgt_copy_tx(t, reterr);
     if (status == SS_OK)
@@ -187,7 +212,9 @@ ss_status ss_tgt_copy_begin(ss_target *t, const Sidespool__CopyBegin *begin, ss_
     return given_up(t, status);
 }
 
-/* ---- rows ------------------------------------------------------------------------------------------------------------------- */
+/* ---- rows
+ * -------------------------------------------------------------------------------------------------------------------
+ */
 static ss_status start_rows(ss_target *t, const Sidespool__Schema *schema, ss_error *reterr) {
     ss_tgt_table *table = NULL;
     ss_status status = ss_tgt_copy_end_rows(t, reterr);
@@ -227,7 +254,8 @@ static ss_status start_rows(ss_target *t, const Sidespool__Schema *schema, ss_er
 static ss_status end_rows(ss_target *t, ss_error *reterr) {
     ss_tgt_table *table = t->copying;
     if (!ss_copytext_writer_whole(&t->writer))
-        return ss_fail(reterr, SS_STOP, "SS-TGT-0012", "Table %s: the last row in the copy log is not whole.", table->shown);
+        return ss_fail(reterr, SS_STOP, "SS-TGT-0012",
+                       "Table %s: the last row in the copy log is not whole.", table->shown);
     t->copying = NULL;
     char what[200];
     snprintf(what, sizeof what, "table %s, COPY", table->shown);
@@ -239,7 +267,9 @@ static ss_status end_rows(ss_target *t, ss_error *reterr) {
     if (PQresultStatus(res) != PGRES_COMMAND_OK)
         status = ss_tgt_error(t->conn, res, what, reterr);
     else if (rows != t->writer.rows)
-        status = ss_fail(reterr, SS_STOP, "SS-TGT-0012", "Table %s: of %" PRIu64 " rows the target took %" PRIu64 ".", table->shown, t->writer.rows, rows);
+        status = ss_fail(reterr, SS_STOP, "SS-TGT-0012",
+                         "Table %s: of %" PRIu64 " rows the target took %" PRIu64 ".", table->shown,
+                         t->writer.rows, rows);
     while (res != NULL) {
         PQclear(res);
         res = PQgetResult(t->conn);
@@ -251,7 +281,8 @@ ss_status ss_tgt_copy_end_rows(ss_target *t, ss_error *reterr) {
     return t->copying != NULL ? end_rows(t, reterr) : SS_OK;
 }
 
-static ss_status put_rows(ss_target *t, const Sidespool__Schema *schema, ss_bytes cells, uint32_t rows, ss_error *reterr) {
+static ss_status put_rows(ss_target *t, const Sidespool__Schema *schema, ss_bytes cells,
+                          uint32_t rows, ss_error *reterr) {
     ss_status status = SS_OK;
     if (t->copying == NULL || t->copying->schema_id != schema->id)
         status = start_rows(t, schema, reterr);
@@ -259,7 +290,8 @@ static ss_status put_rows(ss_target *t, const Sidespool__Schema *schema, ss_byte
         return status;
     ss_buf_clear(&t->text);
     if (!ss_copytext_writer_put(&t->writer, cells, rows, &t->text))
-        return ss_fail(reterr, SS_STOP, "SS-TGT-0012", "Table %s: rows in the copy log are damaged.", t->copying->shown);
+        return ss_fail(reterr, SS_STOP, "SS-TGT-0012",
+                       "Table %s: rows in the copy log are damaged.", t->copying->shown);
     if (t->text.bad)
         return ss_tgt_nomem(reterr);
     for (size_t at = 0; at < t->text.len;) {
@@ -271,13 +303,15 @@ static ss_status put_rows(ss_target *t, const Sidespool__Schema *schema, ss_byte
     return SS_OK;
 }
 
-ss_status ss_tgt_copy_rows(ss_target *t, const Sidespool__Schema *schema, ss_bytes cells, uint32_t rows, bool more, ss_error *reterr) {
+ss_status ss_tgt_copy_rows(ss_target *t, const Sidespool__Schema *schema, ss_bytes cells,
+                           uint32_t rows, bool more, ss_error *reterr) {
     (void)more; /* the writer knows by itself whether it stands between two rows */
     return given_up(t, put_rows(t, schema, cells, rows, reterr));
 }
 
 /* Ends the transaction: rows, states and the place in the copy log are durable together. */
-static ss_status flush(ss_target *t, const ss_progress *progress, const ss_table_state *states, size_t count, ss_error *reterr) {
+static ss_status flush(ss_target *t, const ss_progress *progress, const ss_table_state *states,
+                       size_t count, ss_error *reterr) {
     ss_status status = ss_tgt_copy_end_rows(t, reterr);
     if (status == SS_OK)
         status = ss_tgt_copy_tx(t, reterr);
@@ -292,7 +326,8 @@ static ss_status flush(ss_target *t, const ss_progress *progress, const ss_table
     return status;
 }
 
-ss_status ss_tgt_copy_flush(ss_target *t, const ss_progress *progress, const ss_table_state *states, size_t count, ss_error *reterr) {
+ss_status ss_tgt_copy_flush(ss_target *t, const ss_progress *progress, const ss_table_state *states,
+                            size_t count, ss_error *reterr) {
     return given_up(t, flush(t, progress, states, count, reterr));
 }
 
@@ -303,7 +338,8 @@ static ss_status analyze(ss_target *t, const ss_tgt_table *table, ss_error *rete
     return t->sql.bad ? ss_tgt_nomem(reterr) : ss_tgt_exec(t, "ANALYZE", sql, reterr);
 }
 
-static ss_status end_table(ss_target *t, const Sidespool__Schema *schema, const ss_progress *progress, ss_table_state *state, ss_error *reterr) {
+static ss_status end_table(ss_target *t, const Sidespool__Schema *schema,
+                           const ss_progress *progress, ss_table_state *state, ss_error *reterr) {
     ss_tgt_beside how = {0};
     ss_tgt_table *table = NULL;
     ss_status status = ss_tgt_copy_end_rows(t, reterr);
@@ -316,7 +352,8 @@ static ss_status end_table(ss_target *t, const Sidespool__Schema *schema, const 
         status = ss_tgt_beside_get(t, schema->ns, schema->name, &how, reterr);
     if (status == SS_OK)
         status = ss_tgt_table_get(t, schema, true, &table, reterr);
-    /* One loaded beside has the indexes of the table it will replace (LIKE), or gets its own when it is put in place. */
+    /* One loaded beside has the indexes of the table it will replace (LIKE), or gets its own when
+     * it is put in place. */
     if (status == SS_OK && !how.beside)
         status = ss_tgt_objects_of_table(t, schema->ns, schema->name, reterr);
     if (status == SS_OK && how.beside && (how.fresh || table->key_count > 0))
@@ -326,6 +363,7 @@ static ss_status end_table(ss_target *t, const Sidespool__Schema *schema, const 
     return status == SS_OK ? flush(t, progress, state, 1, reterr) : status;
 }
 
-ss_status ss_tgt_copy_table(ss_target *t, const Sidespool__Schema *schema, const ss_progress *progress, ss_table_state *state, ss_error *reterr) {
+ss_status ss_tgt_copy_table(ss_target *t, const Sidespool__Schema *schema,
+                            const ss_progress *progress, ss_table_state *state, ss_error *reterr) {
     return given_up(t, end_table(t, schema, progress, state, reterr));
 }

@@ -1,5 +1,6 @@
-/* verify on the target's side: every cell of a table, digested on a connection and a snapshot of its own, so that applying
- * goes on. The snapshot is taken when digest_open is called: between two batches, so it holds exactly what is applied. */
+/* verify on the target's side: every cell of a table, digested on a connection and a snapshot of
+ * its own, so that applying goes on. The snapshot is taken when digest_open is called: between two
+ * batches, so it holds exactly what is applied. */
 #include "target_postgres.h"
 
 #include <stdlib.h>
@@ -20,7 +21,8 @@ void ss_tgt_digest_close(void *digest) {
     free(d);
 }
 
-ss_status ss_tgt_digest_open(const ss_target_env *env, ss_target *live, void **ret, ss_error *reterr) {
+ss_status ss_tgt_digest_open(const ss_target_env *env, ss_target *live, void **ret,
+                             ss_error *reterr) {
     (void)live;
     digesting *d = calloc(1, sizeof *d);
     if (d == NULL)
@@ -36,7 +38,10 @@ ss_status ss_tgt_digest_open(const ss_target_env *env, ss_target *live, void **r
     }
     /* The first query takes the snapshot. */
     if (status == SS_OK)
-        status = ss_tgt_exec(&d->target, "verify", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT count(*) FROM pg_class WHERE oid = 0", reterr);
+        status = ss_tgt_exec(&d->target, "verify",
+                             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT count(*) "
+                             "FROM pg_class WHERE oid = 0",
+                             reterr);
     if (status != SS_OK) {
         ss_tgt_digest_close(d);
         return status;
@@ -45,7 +50,9 @@ ss_status ss_tgt_digest_open(const ss_target_env *env, ss_target *live, void **r
     return SS_OK;
 }
 
-/* ---- rows ------------------------------------------------------------------------------------------------------------------- */
+/* ---- rows
+ * -------------------------------------------------------------------------------------------------------------------
+ */
 typedef ss_status (*row_fn)(void *ctx, digesting *d, const ss_digest_row *row, ss_error *reterr);
 
 static ss_status start(digesting *d, const ss_tgt_table *table, ss_error *reterr) {
@@ -58,24 +65,30 @@ static ss_status start(digesting *d, const ss_tgt_table *table, ss_error *reterr
     if (sql->bad)
         return ss_tgt_nomem(reterr);
     PGresult *res = PQexec(d->target.conn, text);
-    ss_status status = PQresultStatus(res) == PGRES_COPY_OUT ? SS_OK : ss_tgt_error(d->target.conn, res, table->shown, reterr);
+    ss_status status = PQresultStatus(res) == PGRES_COPY_OUT
+                           ? SS_OK
+                           : ss_tgt_error(d->target.conn, res, table->shown, reterr);
     PQclear(res);
     return status;
 }
 
-static ss_status one_row(digesting *d, const ss_tgt_table *table, const bool *is_key, ss_bytes line, row_fn fn, void *ctx, ss_error *reterr) {
+static ss_status one_row(digesting *d, const ss_tgt_table *table, const bool *is_key, ss_bytes line,
+                         row_fn fn, void *ctx, ss_error *reterr) {
     ss_digest_row row = {0};
     ss_buf_clear(&d->cells);
     if (!ss_copytext_row_to_cells(line, table->count, &d->cells))
-        return ss_fail(reterr, SS_STOP, "SS-TGT-0012", "Table %s: the target sent a row that is not COPY text.", table->shown);
+        return ss_fail(reterr, SS_STOP, "SS-TGT-0012",
+                       "Table %s: the target sent a row that is not COPY text.", table->shown);
     if (d->cells.bad)
         return ss_tgt_nomem(reterr);
     ss_digest_row_hash(ss_bytes_of(d->cells.ptr, d->cells.len), is_key, table->count, &row);
     return fn(ctx, d, &row, reterr);
 }
 
-/* After a failure of ours the connection is in the middle of a COPY: the caller closes the digest. */
-static ss_status rows(digesting *d, const ss_tgt_table *table, const bool *is_key, row_fn fn, void *ctx, ss_error *reterr) {
+/* After a failure of ours the connection is in the middle of a COPY: the caller closes the digest.
+ */
+static ss_status rows(digesting *d, const ss_tgt_table *table, const bool *is_key, row_fn fn,
+                      void *ctx, ss_error *reterr) {
     ss_status status = start(d, table, reterr);
     char *line = NULL;
     int len = 0;
@@ -95,9 +108,11 @@ static ss_status rows(digesting *d, const ss_tgt_table *table, const bool *is_ke
     return status;
 }
 
-static ss_status each(digesting *d, const Sidespool__Schema *schema, row_fn fn, void *ctx, ss_error *reterr) {
+static ss_status each(digesting *d, const Sidespool__Schema *schema, row_fn fn, void *ctx,
+                      ss_error *reterr) {
     ss_tgt_table *table = NULL;
-    ss_status status = ss_tgt_table_load(&d->target, schema, schema->ns, schema->name, &table, reterr);
+    ss_status status =
+        ss_tgt_table_load(&d->target, schema, schema->ns, schema->name, &table, reterr);
     if (status != SS_OK)
         return status;
     bool *is_key = calloc(table->count + 1, sizeof *is_key);
@@ -116,11 +131,14 @@ static ss_status add(void *ctx, digesting *d, const ss_digest_row *row, ss_error
     return SS_OK;
 }
 
-ss_status ss_tgt_digest(void *digest, const Sidespool__Schema *schema, ss_digest_bucket *buckets, ss_error *reterr) {
+ss_status ss_tgt_digest(void *digest, const Sidespool__Schema *schema, ss_digest_bucket *buckets,
+                        ss_error *reterr) {
     return each(digest, schema, add, buckets, reterr);
 }
 
-/* ---- the rows of some buckets -------------------------------------------------------------------------------------------------- */
+/* ---- the rows of some buckets
+ * --------------------------------------------------------------------------------------------------
+ */
 typedef struct {
     const Sidespool__Schema *schema;
     const uint8_t *wanted;
@@ -145,7 +163,10 @@ static const char *key_text(keeping *k, digesting *d) {
         else
             ss_buf_put(&d->text, cell.ptr, cell.len < KEY_TEXT_MOST ? cell.len : KEY_TEXT_MOST);
     }
-    return d->text.bad ? NULL : ss_arena_strndup(k->arena, d->text.len > 0 ? (const char *)d->text.ptr : "", d->text.len);
+    return d->text.bad
+               ? NULL
+               : ss_arena_strndup(k->arena, d->text.len > 0 ? (const char *)d->text.ptr : "",
+                                  d->text.len);
 }
 
 static ss_status keep(void *ctx, digesting *d, const ss_digest_row *row, ss_error *reterr) {
@@ -171,8 +192,9 @@ static ss_status keep(void *ctx, digesting *d, const ss_digest_row *row, ss_erro
     return SS_OK;
 }
 
-ss_status ss_tgt_digest_rows(void *digest, const Sidespool__Schema *schema, const uint8_t *wanted, size_t most, ss_arena *arena,
-                             ss_digest_row **ret, size_t *ret_count, ss_error *reterr) {
+ss_status ss_tgt_digest_rows(void *digest, const Sidespool__Schema *schema, const uint8_t *wanted,
+                             size_t most, ss_arena *arena, ss_digest_row **ret, size_t *ret_count,
+                             ss_error *reterr) {
     keeping k = {.schema = schema, .wanted = wanted, .most = most, .arena = arena};
     ss_status status = each(digest, schema, keep, &k, reterr);
     if (status == SS_OK) {

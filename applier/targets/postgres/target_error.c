@@ -1,4 +1,5 @@
-/* A server's answer as status and sentence. Never DETAIL, CONTEXT or statement text, never a row's value. */
+/* A server's answer as status and sentence. Never DETAIL, CONTEXT or statement text, never a row's
+ * value. */
 #include "target_postgres.h"
 
 #include <stdio.h>
@@ -8,9 +9,11 @@ static bool in_class(const char *sqlstate, const char *class) {
 }
 
 bool ss_tgt_sqlstate_retry(const char *sqlstate) {
-    /* 08 connection, 53 resources (disk full, connections, memory), 57P0x shutdown and recovery, 58 I/O of the server's host,
-     * 25006 a standby or a read-only database, 40 serialization and deadlock, 55P03 lock timeout, 57014 somebody's cancel. */
-    static const char *const retry[] = {"08", "53", "57P0", "57014", "58030", "25006", "40001", "40P01", "40003", "55P03", NULL};
+    /* 08 connection, 53 resources (disk full, connections, memory), 57P0x shutdown and recovery, 58
+     * I/O of the server's host, 25006 a standby or a read-only database, 40 serialization and
+     * deadlock, 55P03 lock timeout, 57014 somebody's cancel. */
+    static const char *const retry[] = {"08",    "53",    "57P0",  "57014", "58030", "25006",
+                                        "40001", "40P01", "40003", "55P03", NULL};
     if (sqlstate[0] == '\0')
         return true;
     for (size_t i = 0; retry[i] != NULL; i++)
@@ -25,7 +28,8 @@ bool ss_tgt_sqlstate_refusal(const char *sqlstate) {
 
 /* Classes whose messages quote names of objects, not values. */
 static bool quotes_names(const char *sqlstate) {
-    static const char *const names[] = {"08", "23", "25", "28", "2BP01", "3D", "3F", "40", "42", "53", "55", "57", "0A", NULL};
+    static const char *const names[] = {"08", "23", "25", "28", "2BP01", "3D", "3F",
+                                        "40", "42", "53", "55", "57",    "0A", NULL};
     if (in_class(sqlstate, "42601") || in_class(sqlstate, "42P02"))
         return false;
     for (size_t i = 0; names[i] != NULL; i++)
@@ -34,7 +38,8 @@ static bool quotes_names(const char *sqlstate) {
     return sqlstate[0] == '\0';
 }
 
-/* Copies one line of `from`; with `cut`, what stands between quotes becomes "…", and what follows a last colon goes. */
+/* Copies one line of `from`; with `cut`, what stands between quotes becomes "…", and what follows a
+ * last colon goes. */
 static void copy_line(const char *from, bool cut, char *ret, size_t size) {
     size_t n = 0;
     bool quoted = false;
@@ -57,7 +62,8 @@ static void copy_line(const char *from, bool cut, char *ret, size_t size) {
 void ss_tgt_message(const PGresult *res, char *ret, size_t size) {
     const char *state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
     const char *text = PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY);
-    copy_line(text != NULL ? text : "no message", !quotes_names(state != NULL ? state : "XX000"), ret, size);
+    copy_line(text != NULL ? text : "no message", !quotes_names(state != NULL ? state : "XX000"),
+              ret, size);
 }
 
 static const char *awaited(const char *state) {
@@ -68,9 +74,11 @@ static const char *awaited(const char *state) {
     if (in_class(state, "53"))
         return "the target lacks resources; it goes on when there are some";
     if (in_class(state, "25006"))
-        return "the target is read-only (a standby, or default_transaction_read_only); it goes on when it can be written to";
+        return "the target is read-only (a standby, or default_transaction_read_only); it goes on "
+               "when it can be written to";
     if (in_class(state, "55P03"))
-        return "another session holds a lock on the target's table; it is tried again (see pg_locks)";
+        return "another session holds a lock on the target's table; it is tried again (see "
+               "pg_locks)";
     if (in_class(state, "40"))
         return "it collided with another session on the target and is tried again";
     if (in_class(state, "57014"))
@@ -82,23 +90,37 @@ ss_status ss_tgt_error(PGconn *conn, const PGresult *res, const char *what, ss_e
     const char *state = res != NULL ? PQresultErrorField(res, PG_DIAG_SQLSTATE) : NULL;
     char message[300];
     if (state == NULL) {
-        /* libpq's own message: no statement, no values; it can name host and user, never a password. */
+        /* libpq's own message: no statement, no values; it can name host and user, never a
+         * password. */
         copy_line(PQerrorMessage(conn), false, message, sizeof message);
         if (PQstatus(conn) != CONNECTION_BAD && message[0] != '\0')
-            return ss_fail(reterr, SS_RETRY, "SS-TGT-0005", "%s: the exchange with the target broke (%s); it is connected again.", what, message);
-        return ss_fail(reterr, SS_RETRY, "SS-TGT-0005", "%s: the connection to the target was lost (%s); it is connected again.", what,
-                       message[0] != '\0' ? message : "no answer");
+            return ss_fail(reterr, SS_RETRY, "SS-TGT-0005",
+                           "%s: the exchange with the target broke (%s); it is connected again.",
+                           what, message);
+        return ss_fail(reterr, SS_RETRY, "SS-TGT-0005",
+                       "%s: the connection to the target was lost (%s); it is connected again.",
+                       what, message[0] != '\0' ? message : "no answer");
     }
     ss_tgt_message(res, message, sizeof message);
     if (ss_tgt_sqlstate_retry(state))
-        return ss_fail(reterr, SS_RETRY, "SS-TGT-0005", "%s: %s (%s: %s).", what, awaited(state), state, message);
+        return ss_fail(reterr, SS_RETRY, "SS-TGT-0005", "%s: %s (%s: %s).", what, awaited(state),
+                       state, message);
     const char *constraint = PQresultErrorField(res, PG_DIAG_CONSTRAINT_NAME);
     const char *column = PQresultErrorField(res, PG_DIAG_COLUMN_NAME);
-    return ss_fail(reterr, SS_STOP, "SS-TGT-0006", "%s: the target refused it with %s: %s%s%s%s%s; mend the target's table and resume, or resync it.",
-                   what, state, message, constraint != NULL ? " [constraint " : column != NULL ? " [column " : "",
-                   constraint != NULL ? constraint : column != NULL ? column : "", constraint != NULL || column != NULL ? "]" : "", "");
+    return ss_fail(reterr, SS_STOP, "SS-TGT-0006",
+                   "%s: the target refused it with %s: %s%s%s%s%s; mend the target's table and "
+                   "resume, or resync it.",
+                   what, state, message,
+                   constraint != NULL ? " [constraint "
+                   : column != NULL   ? " [column "
+                                      : "",
+                   constraint != NULL ? constraint
+                   : column != NULL   ? column
+                                      : "",
+                   constraint != NULL || column != NULL ? "]" : "", "");
 }
 
 ss_status ss_tgt_nomem(ss_error *reterr) {
-    return ss_fail(reterr, SS_RETRY, "SS-TGT-0014", "The target's side of the route ran out of memory; the batch is tried again.");
+    return ss_fail(reterr, SS_RETRY, "SS-TGT-0014",
+                   "The target's side of the route ran out of memory; the batch is tried again.");
 }

@@ -1,6 +1,7 @@
-/* Set-wise work: one statement for many rows of one operation, its cells as text[] parameters in the binary array format (so
- * that nothing is quoted or escaped; src/backend/utils/adt/arrayfuncs.c, array_recv). The key look-up is an index scan for
- * each row of unnest (see PLANNER in target_open.c). */
+/* Set-wise work: one statement for many rows of one operation, its cells as text[] parameters in
+ * the binary array format (so that nothing is quoted or escaped;
+ * src/backend/utils/adt/arrayfuncs.c, array_recv). The key look-up is an index scan for each row of
+ * unnest (see PLANNER in target_open.c). */
 #include "target_postgres.h"
 
 #include <arpa/inet.h>
@@ -13,19 +14,27 @@
 
 const char *ss_tgt_op_name(Sidespool__Op op) {
     switch (op) {
-    case SIDESPOOL__OP__OP_INSERT: return "INSERT";
-    case SIDESPOOL__OP__OP_UPDATE: return "UPDATE";
-    case SIDESPOOL__OP__OP_DELETE: return "DELETE";
-    default: return "write";
+    case SIDESPOOL__OP__OP_INSERT:
+        return "INSERT";
+    case SIDESPOOL__OP__OP_UPDATE:
+        return "UPDATE";
+    case SIDESPOOL__OP__OP_DELETE:
+        return "DELETE";
+    default:
+        return "write";
     }
 }
 
 ss_status ss_tgt_too_large(const ss_tgt_table *table, uint64_t bytes, ss_error *reterr) {
-    return ss_fail(reterr, SS_STOP, "SS-TGT-0011", "Table %s: a row of %" PRIu64 " bytes in text form is more than PostgreSQL takes in one statement (%u).",
+    return ss_fail(reterr, SS_STOP, "SS-TGT-0011",
+                   "Table %s: a row of %" PRIu64
+                   " bytes in text form is more than PostgreSQL takes in one statement (%u).",
                    table->shown, bytes, SS_TGT_ROW_BYTES);
 }
 
-/* ---- SQL ------------------------------------------------------------------------------------------------------------------- */
+/* ---- SQL
+ * -------------------------------------------------------------------------------------------------------------------
+ */
 /* Column i is written. */
 static bool written(const ss_group *group, uint32_t i) {
     return group->kinds != NULL && group->kinds[i] == SS_CELL_VALUE;
@@ -35,7 +44,8 @@ static bool by_key(const ss_group *group, const Sidespool__Schema *schema, uint3
     return group->op != SIDESPOOL__OP__OP_INSERT && schema->columns[i]->key;
 }
 
-static void put_unnest(ss_buf *sql, const ss_tgt_table *table, const Sidespool__Schema *schema, const ss_group *group) {
+static void put_unnest(ss_buf *sql, const ss_tgt_table *table, const Sidespool__Schema *schema,
+                       const ss_group *group) {
     int n = 0;
     ss_buf_put_str(sql, "unnest(");
     for (uint32_t i = 0; i < table->count; i++)
@@ -67,13 +77,15 @@ static void put_match(ss_buf *sql, const ss_tgt_table *table, const Sidespool__S
     for (uint32_t i = 0; i < table->count; i++) {
         if (!schema->columns[i]->key)
             continue;
-        ss_buf_printf(sql, "%st.%s %s ", first ? "" : " AND ", table->columns[i].ident, table->columns[i].equal);
+        ss_buf_printf(sql, "%st.%s %s ", first ? "" : " AND ", table->columns[i].ident,
+                      table->columns[i].equal);
         put_cast(sql, table, 'k', i);
         first = false;
     }
 }
 
-static void sql_insert(ss_buf *sql, const ss_tgt_table *table, const Sidespool__Schema *schema, const ss_group *group) {
+static void sql_insert(ss_buf *sql, const ss_tgt_table *table, const Sidespool__Schema *schema,
+                       const ss_group *group) {
     bool first = true;
     ss_buf_printf(sql, "INSERT INTO %s (", table->name);
     for (uint32_t i = 0; i < table->count; i++)
@@ -93,8 +105,10 @@ static void sql_insert(ss_buf *sql, const ss_tgt_table *table, const Sidespool__
     put_unnest(sql, table, schema, group);
 }
 
-/* GENERATED ALWAYS AS IDENTITY cannot be SET: the row is taken out and put back in one statement. */
-static void sql_replace(ss_buf *sql, const ss_tgt_table *table, const Sidespool__Schema *schema, const ss_group *group) {
+/* GENERATED ALWAYS AS IDENTITY cannot be SET: the row is taken out and put back in one statement.
+ */
+static void sql_replace(ss_buf *sql, const ss_tgt_table *table, const Sidespool__Schema *schema,
+                        const ss_group *group) {
     ss_buf_printf(sql, "WITH d AS (DELETE FROM %s%s t USING ", table->only, table->name);
     put_unnest(sql, table, schema, group);
     put_match(sql, table, schema);
@@ -115,7 +129,8 @@ static void sql_replace(ss_buf *sql, const ss_tgt_table *table, const Sidespool_
     ss_buf_put_str(sql, " FROM d");
 }
 
-static void sql_update(ss_buf *sql, const ss_tgt_table *table, const Sidespool__Schema *schema, const ss_group *group) {
+static void sql_update(ss_buf *sql, const ss_tgt_table *table, const Sidespool__Schema *schema,
+                       const ss_group *group) {
     bool first = true;
     for (uint32_t i = 0; i < table->count; i++)
         if (written(group, i) && table->columns[i].identity_always) {
@@ -134,8 +149,8 @@ static void sql_update(ss_buf *sql, const ss_tgt_table *table, const Sidespool__
     put_match(sql, table, schema);
 }
 
-static ss_status statement(ss_target *t, const ss_tgt_table *table, const Sidespool__Schema *schema, const ss_group *group,
-                           int params, ss_tgt_stmt **ret, ss_error *reterr) {
+static ss_status statement(ss_target *t, const ss_tgt_table *table, const Sidespool__Schema *schema,
+                           const ss_group *group, int params, ss_tgt_stmt **ret, ss_error *reterr) {
     ss_buf_clear(&t->key);
     ss_buf_put_byte(&t->key, 'G');
     ss_buf_put_byte(&t->key, (uint8_t)group->op);
@@ -161,7 +176,9 @@ static ss_status statement(ss_target *t, const ss_tgt_table *table, const Sidesp
     return ss_tgt_stmt_make(t, params, TEXTARRAY_OID, ret, reterr);
 }
 
-/* ---- parameters -------------------------------------------------------------------------------------------------------------- */
+/* ---- parameters
+ * --------------------------------------------------------------------------------------------------------------
+ */
 static void put_i32(uint8_t **to, int32_t value) {
     uint32_t net = htonl((uint32_t)value);
     memcpy(*to, &net, 4);
@@ -175,8 +192,10 @@ static size_t row_bytes(const ss_row *row) {
     return bytes;
 }
 
-/* One column of the rows [from, to) as a text[]; false: a cell that the statement needs is not there. */
-static bool put_array(const ss_row *const *rows, size_t from, size_t to, uint32_t column, uint8_t **at) {
+/* One column of the rows [from, to) as a text[]; false: a cell that the statement needs is not
+ * there. */
+static bool put_array(const ss_row *const *rows, size_t from, size_t to, uint32_t column,
+                      uint8_t **at) {
     put_i32(at, 1);
     uint8_t *flags = *at;
     put_i32(at, 0);
@@ -204,12 +223,15 @@ static bool put_array(const ss_row *const *rows, size_t from, size_t to, uint32_
 }
 
 static ss_status no_image(const ss_tgt_table *table, Sidespool__Op op, ss_error *reterr) {
-    return ss_fail(reterr, SS_STOP, "SS-TGT-0019", "Table %s: an %s lacks a cell that is needed to write or to find its row; resync the table.",
+    return ss_fail(reterr, SS_STOP, "SS-TGT-0019",
+                   "Table %s: an %s lacks a cell that is needed to write or to find its row; "
+                   "resync the table.",
                    table->shown, ss_tgt_op_name(op));
 }
 
-static ss_status send_chunk(ss_target *t, ss_tgt_table *table, const Sidespool__Schema *schema, const ss_group *group, size_t from,
-                            size_t to, size_t bytes, int params, ss_error *reterr) {
+static ss_status send_chunk(ss_target *t, ss_tgt_table *table, const Sidespool__Schema *schema,
+                            const ss_group *group, size_t from, size_t to, size_t bytes, int params,
+                            ss_error *reterr) {
     ss_tgt_stmt *stmt = NULL;
     ss_status status = statement(t, table, schema, group, params, &stmt, reterr);
     if (status == SS_OK)
@@ -232,13 +254,18 @@ static ss_status send_chunk(ss_target *t, ss_tgt_table *table, const Sidespool__
             t->lengths[n] = (int)(at - begin);
             t->formats[n++] = 1;
         }
-    status = ss_tgt_stmt_send(t, stmt, params, (ss_tgt_answer){.kind = SS_TGT_ROWS, .table = table, .op = group->op, .expected = to - from}, reterr);
+    status = ss_tgt_stmt_send(
+        t, stmt, params,
+        (ss_tgt_answer){
+            .kind = SS_TGT_ROWS, .table = table, .op = group->op, .expected = to - from},
+        reterr);
     if (t->params.cap > 2 * SS_TGT_CHUNK_BYTES)
         ss_buf_done(&t->params); /* one huge row does not keep its room */
     return status;
 }
 
-ss_status ss_tgt_group(ss_target *t, ss_tgt_table *table, const Sidespool__Schema *schema, const ss_group *group, ss_error *reterr) {
+ss_status ss_tgt_group(ss_target *t, ss_tgt_table *table, const Sidespool__Schema *schema,
+                       const ss_group *group, ss_error *reterr) {
     int params = 0;
     bool writes = group->op == SIDESPOOL__OP__OP_DELETE;
     for (uint32_t i = 0; i < table->count; i++) {
@@ -250,14 +277,16 @@ ss_status ss_tgt_group(ss_target *t, ss_tgt_table *table, const Sidespool__Schem
     /* One row, or no column to unnest: the plain statement is the shorter way. */
     if (group->count == 1 || !writes || params == 0) {
         for (size_t i = 0; i < group->count && status == SS_OK; i++)
-            status = ss_tgt_one(t, table, schema, group->op, group->keys != NULL ? group->keys[i] : NULL,
-                                group->rows != NULL ? group->rows[i] : NULL, group->kinds, 0, false, reterr);
+            status = ss_tgt_one(
+                t, table, schema, group->op, group->keys != NULL ? group->keys[i] : NULL,
+                group->rows != NULL ? group->rows[i] : NULL, group->kinds, 0, false, reterr);
         return status;
     }
     for (size_t from = 0, to = 0; from < group->count && status == SS_OK; from = to) {
         size_t bytes = 0;
         while (to < group->count) {
-            size_t row = row_bytes(group->rows != NULL ? group->rows[to] : NULL) + row_bytes(group->keys != NULL ? group->keys[to] : NULL);
+            size_t row = row_bytes(group->rows != NULL ? group->rows[to] : NULL) +
+                         row_bytes(group->keys != NULL ? group->keys[to] : NULL);
             if (row > SS_TGT_ROW_BYTES)
                 return ss_tgt_too_large(table, row, reterr);
             if (to > from && bytes + row > SS_TGT_CHUNK_BYTES)

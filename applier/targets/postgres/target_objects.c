@@ -1,8 +1,10 @@
-/* Objects of a copy: what a fresh target is built from. They are kept in sidespool.objects until their phase: "pre" is carried
- * out as it comes (before rows), "table" when the table's rows are in, "final" when every table is ready.
+/* Objects of a copy: what a fresh target is built from. They are kept in sidespool.objects until
+ * their phase: "pre" is carried out as it comes (before rows), "table" when the table's rows are
+ * in, "final" when every table is ready.
  *
- * An object is marked done in the transaction that makes it, so a crash leaves both or neither. One that is there already is
- * fine: a second generation and a resync bring the same definitions again. */
+ * An object is marked done in the transaction that makes it, so a crash leaves both or neither. One
+ * that is there already is fine: a second generation and a resync bring the same definitions again.
+ */
 #include "target_postgres.h"
 
 #include "sidespool/log.h"
@@ -17,11 +19,13 @@ static bool there_already(const char *state) {
     return false;
 }
 
-ss_status ss_tgt_object_run(ss_target *t, const char *kind, const char *ns, const char *name, const char *definition, bool optional,
-                            char *ret_refused, size_t size, ss_error *reterr) {
+ss_status ss_tgt_object_run(ss_target *t, const char *kind, const char *ns, const char *name,
+                            const char *definition, bool optional, char *ret_refused, size_t size,
+                            ss_error *reterr) {
     ret_refused[0] = '\0';
     ss_buf_clear(&t->sql);
-    ss_buf_printf(&t->sql, "SAVEPOINT sidespool_object; %s\n; RELEASE SAVEPOINT sidespool_object", definition);
+    ss_buf_printf(&t->sql, "SAVEPOINT sidespool_object; %s\n; RELEASE SAVEPOINT sidespool_object",
+                  definition);
     const char *sql = ss_buf_cstr(&t->sql);
     if (t->sql.bad)
         return ss_tgt_nomem(reterr);
@@ -40,7 +44,9 @@ ss_status ss_tgt_object_run(ss_target *t, const char *kind, const char *ns, cons
     if (leave) {
         if (!there)
             ss_tgt_message(res, ret_refused, size);
-        status = ss_tgt_exec(t, "leaving an object out", "ROLLBACK TO SAVEPOINT sidespool_object; RELEASE SAVEPOINT sidespool_object", reterr);
+        status = ss_tgt_exec(
+            t, "leaving an object out",
+            "ROLLBACK TO SAVEPOINT sidespool_object; RELEASE SAVEPOINT sidespool_object", reterr);
     } else {
         char what[200];
         snprintf(what, sizeof what, "%s %s.%s", kind, ns, name);
@@ -52,7 +58,9 @@ ss_status ss_tgt_object_run(ss_target *t, const char *kind, const char *ns, cons
     return status;
 }
 
-/* ---- arriving --------------------------------------------------------------------------------------------------------------- */
+/* ---- arriving
+ * ---------------------------------------------------------------------------------------------------------------
+ */
 static bool is_type(const char *kind) {
     static const char *const kinds[] = {"type", "enum", "domain", "composite", "range", NULL};
     for (size_t i = 0; kinds[i] != NULL; i++)
@@ -62,42 +70,73 @@ static bool is_type(const char *kind) {
 }
 
 /* A type that an earlier generation made must still be the same: nothing here alters types. */
-static ss_status same_as_before(ss_target *t, const Sidespool__Object *o, const char *generation, ss_error *reterr) {
+static ss_status same_as_before(ss_target *t, const Sidespool__Object *o, const char *generation,
+                                ss_error *reterr) {
     if (!is_type(o->kind))
         return SS_OK;
     const char *values[] = {t->env->route, generation, o->kind, o->ns, o->name, o->definition};
     PGresult *res = NULL;
-    ss_status status = ss_tgt_query(t, "looking for an earlier definition", "SELECT definition = $6 FROM sidespool.objects o WHERE route = $1 AND "
-        "generation < $2::text::bigint AND kind = $3 AND ns = $4 AND name = $5 AND phase = 'pre' AND done AND refused IS NULL AND EXISTS (SELECT FROM pg_type y "
-        "JOIN pg_namespace n ON n.oid = y.typnamespace WHERE n.nspname = $4 AND y.typname = $5) ORDER BY generation DESC, number DESC LIMIT 1", 6, values, &res, reterr);
+    ss_status status =
+        ss_tgt_query(t, "looking for an earlier definition",
+                     "SELECT definition = $6 FROM sidespool.objects o WHERE route = $1 AND "
+                     "generation < $2::text::bigint AND kind = $3 AND ns = $4 AND name = $5 AND "
+                     "phase = 'pre' AND done AND refused IS NULL AND EXISTS (SELECT FROM pg_type y "
+                     "JOIN pg_namespace n ON n.oid = y.typnamespace WHERE n.nspname = $4 AND "
+                     "y.typname = $5) ORDER BY generation DESC, number DESC LIMIT 1",
+                     6, values, &res, reterr);
     if (status != SS_OK)
         return status;
     bool differs = PQntuples(res) == 1 && PQgetvalue(res, 0, 0)[0] == 'f';
     PQclear(res);
     if (differs)
-        return ss_fail(reterr, SS_STOP, "SS-TGT-0013", "%s %s.%s has changed at the source since it was made here: ALTER it on the target like the source's and "
-                       "delete its row from sidespool.objects, or drop it, then resume.", o->kind, o->ns, o->name);
+        return ss_fail(reterr, SS_STOP, "SS-TGT-0013",
+                       "%s %s.%s has changed at the source since it was made here: ALTER it on the "
+                       "target like the source's and "
+                       "delete its row from sidespool.objects, or drop it, then resume.",
+                       o->kind, o->ns, o->name);
     return SS_OK;
 }
 
-static ss_status keep(ss_target *t, const Sidespool__Object *o, const char *generation, bool done, const char *refused, ss_error *reterr) {
+static ss_status keep(ss_target *t, const Sidespool__Object *o, const char *generation, bool done,
+                      const char *refused, ss_error *reterr) {
     const char *older[] = {t->env->route, generation, o->phase, o->kind, o->ns, o->name, o->table};
-    ss_status status = ss_tgt_query(t, "keeping an object", "DELETE FROM sidespool.objects WHERE route = $1 AND generation < $2::text::bigint AND phase = $3 AND "
-                                    "kind = $4 AND ns = $5 AND name = $6 AND of_table = $7", 7, older, NULL, reterr);
+    ss_status status = ss_tgt_query(t, "keeping an object",
+                                    "DELETE FROM sidespool.objects WHERE route = $1 AND generation "
+                                    "< $2::text::bigint AND phase = $3 AND "
+                                    "kind = $4 AND ns = $5 AND name = $6 AND of_table = $7",
+                                    7, older, NULL, reterr);
     if (status != SS_OK)
         return status;
-    const char *values[] = {t->env->route, generation, o->phase, o->kind, o->ns, o->name, o->table, o->definition, o->note,
-                            o->optional ? "t" : "f", done ? "t" : "f", refused[0] != '\0' ? refused : NULL};
-    return ss_tgt_query(t, "keeping an object", "INSERT INTO sidespool.objects (route, generation, number, phase, kind, ns, name, of_table, definition, note, "
-        "optional, done, refused) SELECT $1::text, $2::text::bigint, coalesce(max(number), 0) + 1, $3::text, $4::text, $5::text, $6::text, $7::text, $8::text, $9::text, "
-        "$10::text::boolean, $11::text::boolean, $12::text FROM sidespool.objects WHERE route = $1::text AND generation = $2::text::bigint", 12, values, NULL, reterr);
+    const char *values[] = {t->env->route,
+                            generation,
+                            o->phase,
+                            o->kind,
+                            o->ns,
+                            o->name,
+                            o->table,
+                            o->definition,
+                            o->note,
+                            o->optional ? "t" : "f",
+                            done ? "t" : "f",
+                            refused[0] != '\0' ? refused : NULL};
+    return ss_tgt_query(
+        t, "keeping an object",
+        "INSERT INTO sidespool.objects (route, generation, number, phase, kind, ns, name, "
+        "of_table, definition, note, "
+        "optional, done, refused) SELECT $1::text, $2::text::bigint, coalesce(max(number), 0) + 1, "
+        "$3::text, $4::text, $5::text, $6::text, $7::text, $8::text, $9::text, "
+        "$10::text::boolean, $11::text::boolean, $12::text FROM sidespool.objects WHERE route = "
+        "$1::text AND generation = $2::text::bigint",
+        12, values, NULL, reterr);
 }
 
 /* The table was there before this copy, so nothing of its making is carried out. */
 static ss_status table_kept(ss_target *t, const char *table, bool *ret, ss_error *reterr) {
     const char *values[] = {t->env->route, table};
     PGresult *res = NULL;
-    ss_status status = ss_tgt_query(t, "reading a table's state", "SELECT EXISTS (SELECT FROM sidespool.table_state WHERE route = $1 AND ns || '.' || name = $2 AND kept)",
+    ss_status status = ss_tgt_query(t, "reading a table's state",
+                                    "SELECT EXISTS (SELECT FROM sidespool.table_state WHERE route "
+                                    "= $1 AND ns || '.' || name = $2 AND kept)",
                                     2, values, &res, reterr);
     if (status == SS_OK) {
         *ret = PQgetvalue(res, 0, 0)[0] == 't';
@@ -111,7 +150,9 @@ static ss_status object(ss_target *t, const Sidespool__Object *o, ss_error *rete
     snprintf(generation, sizeof generation, "%" PRIu64, o->generation);
     bool pre = strcmp(o->phase, "pre") == 0, kept = false, done = false;
     if (!pre && strcmp(o->phase, "table") != 0 && strcmp(o->phase, "final") != 0)
-        return ss_fail(reterr, SS_STOP, "SS-TGT-0013", "%s %s.%s has a phase (%s) that this version does not know.", o->kind, o->ns, o->name, o->phase);
+        return ss_fail(reterr, SS_STOP, "SS-TGT-0013",
+                       "%s %s.%s has a phase (%s) that this version does not know.", o->kind, o->ns,
+                       o->name, o->phase);
     ss_status status = ss_tgt_copy_end_rows(t, reterr);
     if (status == SS_OK)
         status = ss_tgt_copy_tx(t, reterr);
@@ -120,7 +161,8 @@ static ss_status object(ss_target *t, const Sidespool__Object *o, ss_error *rete
     if (status == SS_OK && pre && !kept && o->definition[0] != '\0') {
         status = same_as_before(t, o, generation, reterr);
         if (status == SS_OK)
-            status = ss_tgt_object_run(t, o->kind, o->ns, o->name, o->definition, o->optional, refused, sizeof refused, reterr);
+            status = ss_tgt_object_run(t, o->kind, o->ns, o->name, o->definition, o->optional,
+                                       refused, sizeof refused, reterr);
         done = true;
     }
     /* What was left out, and what the source could not describe, is listed once, by finish. */
@@ -134,33 +176,61 @@ static ss_status object(ss_target *t, const Sidespool__Object *o, ss_error *rete
 ss_status ss_tgt_copy_object(ss_target *t, const Sidespool__Object *o, ss_error *reterr) {
     ss_status status = object(t, o, reterr);
     ss_error other = {0};
-    if (status != SS_OK && PQstatus(t->conn) == CONNECTION_OK && ss_tgt_rollback(t, &other) != SS_OK)
+    if (status != SS_OK && PQstatus(t->conn) == CONNECTION_OK &&
+        ss_tgt_rollback(t, &other) != SS_OK)
         ss_log_error(SS_WARN, "rollback_failed", &other);
     return status;
 }
 
-/* ---- carrying out ------------------------------------------------------------------------------------------------------------- */
-enum { O_GENERATION, O_NUMBER, O_KIND, O_NS, O_NAME, O_DEFINITION, O_NOTE, O_OPTIONAL, O_REFUSED, O_PHASE };
-#define O_COLUMNS "generation, number, kind, ns, name, definition, note, optional, coalesce(refused, ''), phase"
+/* ---- carrying out
+ * -------------------------------------------------------------------------------------------------------------
+ */
+enum {
+    O_GENERATION,
+    O_NUMBER,
+    O_KIND,
+    O_NS,
+    O_NAME,
+    O_DEFINITION,
+    O_NOTE,
+    O_OPTIONAL,
+    O_REFUSED,
+    O_PHASE
+};
+#define O_COLUMNS                                                                                  \
+    "generation, number, kind, ns, name, definition, note, optional, coalesce(refused, ''), phase"
 
-static ss_status mark(ss_target *t, PGresult *res, int row, bool done, const char *refused, ss_error *reterr) {
-    const char *values[] = {t->env->route, PQgetvalue(res, row, O_GENERATION), PQgetvalue(res, row, O_NUMBER), refused[0] != '\0' ? refused : NULL, done ? "t" : "f"};
-    return ss_tgt_query(t, "marking an object", "UPDATE sidespool.objects SET done = $5::text::boolean, refused = $4 WHERE route = $1 AND generation = $2::text::bigint "
-                        "AND number = $3::text::bigint", 5, values, NULL, reterr);
+static ss_status mark(ss_target *t, PGresult *res, int row, bool done, const char *refused,
+                      ss_error *reterr) {
+    const char *values[] = {t->env->route, PQgetvalue(res, row, O_GENERATION),
+                            PQgetvalue(res, row, O_NUMBER), refused[0] != '\0' ? refused : NULL,
+                            done ? "t" : "f"};
+    return ss_tgt_query(t, "marking an object",
+                        "UPDATE sidespool.objects SET done = $5::text::boolean, refused = $4 WHERE "
+                        "route = $1 AND generation = $2::text::bigint "
+                        "AND number = $3::text::bigint",
+                        5, values, NULL, reterr);
 }
 
-ss_status ss_tgt_objects_of_table(ss_target *t, const char *ns, const char *name, ss_error *reterr) {
+ss_status ss_tgt_objects_of_table(ss_target *t, const char *ns, const char *name,
+                                  ss_error *reterr) {
     char table[300], refused[300];
     snprintf(table, sizeof table, "%s.%s", ns, name);
     const char *values[] = {t->env->route, table};
     PGresult *res = NULL;
-    ss_status status = ss_tgt_query(t, "reading the table's objects", "SELECT " O_COLUMNS " FROM sidespool.objects WHERE route = $1 AND of_table = $2 AND phase = 'table' "
-                                    "AND NOT done AND definition <> '' AND refused IS NULL ORDER BY generation, number", 2, values, &res, reterr);
+    ss_status status = ss_tgt_query(
+        t, "reading the table's objects",
+        "SELECT " O_COLUMNS
+        " FROM sidespool.objects WHERE route = $1 AND of_table = $2 AND phase = 'table' "
+        "AND NOT done AND definition <> '' AND refused IS NULL ORDER BY generation, number",
+        2, values, &res, reterr);
     if (status != SS_OK)
         return status;
     for (int i = 0; i < PQntuples(res) && status == SS_OK; i++) {
-        status = ss_tgt_object_run(t, PQgetvalue(res, i, O_KIND), PQgetvalue(res, i, O_NS), PQgetvalue(res, i, O_NAME), PQgetvalue(res, i, O_DEFINITION),
-                                   PQgetvalue(res, i, O_OPTIONAL)[0] == 't', refused, sizeof refused, reterr);
+        status = ss_tgt_object_run(t, PQgetvalue(res, i, O_KIND), PQgetvalue(res, i, O_NS),
+                                   PQgetvalue(res, i, O_NAME), PQgetvalue(res, i, O_DEFINITION),
+                                   PQgetvalue(res, i, O_OPTIONAL)[0] == 't', refused,
+                                   sizeof refused, reterr);
         /* A refused one stays open until finish has named it. */
         if (status == SS_OK)
             status = mark(t, res, i, refused[0] == '\0', refused, reterr);
@@ -173,22 +243,32 @@ static void tell(PGresult *res, int row, const char *refused, ss_check_line line
     char what[300];
     const char *ns = PQgetvalue(res, row, O_NS);
     if (ns[0] != '\0')
-        snprintf(what, sizeof what, "%s %s.%s", PQgetvalue(res, row, O_KIND), ns, PQgetvalue(res, row, O_NAME));
+        snprintf(what, sizeof what, "%s %s.%s", PQgetvalue(res, row, O_KIND), ns,
+                 PQgetvalue(res, row, O_NAME));
     else
-        snprintf(what, sizeof what, "%s", PQgetvalue(res, row, O_KIND)); /* a list of many: the note names them */
+        snprintf(what, sizeof what, "%s",
+                 PQgetvalue(res, row, O_KIND)); /* a list of many: the note names them */
     const char *note = PQgetvalue(res, row, O_NOTE);
     line(ctx, false, what, refused[0] != '\0' ? refused : note, refused[0] != '\0' ? note : "");
 }
 
-/* One final object in a transaction of its own. It may run long (a foreign key, a materialized view): joins are wanted here. */
-static ss_status finish_one(ss_target *t, PGresult *res, int i, ss_check_line line, void *ctx, ss_error *reterr) {
+/* One final object in a transaction of its own. It may run long (a foreign key, a materialized
+ * view): joins are wanted here. */
+static ss_status finish_one(ss_target *t, PGresult *res, int i, ss_check_line line, void *ctx,
+                            ss_error *reterr) {
     char refused[300];
     snprintf(refused, sizeof refused, "%s", PQgetvalue(res, i, O_REFUSED));
-    bool run = strcmp(PQgetvalue(res, i, O_PHASE), "final") == 0 && PQgetvalue(res, i, O_DEFINITION)[0] != '\0';
-    ss_status status = ss_tgt_exec(t, "BEGIN", "BEGIN; SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on; SET LOCAL enable_seqscan = on", reterr);
+    bool run = strcmp(PQgetvalue(res, i, O_PHASE), "final") == 0 &&
+               PQgetvalue(res, i, O_DEFINITION)[0] != '\0';
+    ss_status status = ss_tgt_exec(t, "BEGIN",
+                                   "BEGIN; SET LOCAL enable_hashjoin = on; SET LOCAL "
+                                   "enable_mergejoin = on; SET LOCAL enable_seqscan = on",
+                                   reterr);
     if (status == SS_OK && run)
-        status = ss_tgt_object_run(t, PQgetvalue(res, i, O_KIND), PQgetvalue(res, i, O_NS), PQgetvalue(res, i, O_NAME), PQgetvalue(res, i, O_DEFINITION),
-                                   PQgetvalue(res, i, O_OPTIONAL)[0] == 't', refused, sizeof refused, reterr);
+        status = ss_tgt_object_run(t, PQgetvalue(res, i, O_KIND), PQgetvalue(res, i, O_NS),
+                                   PQgetvalue(res, i, O_NAME), PQgetvalue(res, i, O_DEFINITION),
+                                   PQgetvalue(res, i, O_OPTIONAL)[0] == 't', refused,
+                                   sizeof refused, reterr);
     if (status == SS_OK)
         status = mark(t, res, i, true, refused, reterr);
     if (status == SS_OK)
@@ -202,9 +282,14 @@ ss_status ss_tgt_finish(ss_target *t, ss_check_line line, void *ctx, ss_error *r
     const char *values[] = {t->env->route};
     PGresult *res = NULL;
     if (t->copy_tx || t->open)
-        return ss_fail(reterr, SS_STOP, "SS-TGT-0012", "The copy was to be finished while a transaction was open: restart the route.");
-    ss_status status = ss_tgt_query(t, "reading the pending objects", "SELECT " O_COLUMNS " FROM sidespool.objects WHERE route = $1 AND NOT done AND "
-        "(phase = 'final' OR definition = '' OR refused IS NOT NULL) ORDER BY generation, number", 1, values, &res, reterr);
+        return ss_fail(
+            reterr, SS_STOP, "SS-TGT-0012",
+            "The copy was to be finished while a transaction was open: restart the route.");
+    ss_status status = ss_tgt_query(
+        t, "reading the pending objects",
+        "SELECT " O_COLUMNS " FROM sidespool.objects WHERE route = $1 AND NOT done AND "
+        "(phase = 'final' OR definition = '' OR refused IS NOT NULL) ORDER BY generation, number",
+        1, values, &res, reterr);
     if (status != SS_OK)
         return status;
     for (int i = 0; i < PQntuples(res) && status == SS_OK; i++)
@@ -213,7 +298,8 @@ ss_status ss_tgt_finish(ss_target *t, ss_check_line line, void *ctx, ss_error *r
         ss_tgt_tables_forget(t); /* triggers and foreign keys may have come */
     PQclear(res);
     ss_error other = {0};
-    if (status != SS_OK && PQstatus(t->conn) == CONNECTION_OK && ss_tgt_rollback(t, &other) != SS_OK)
+    if (status != SS_OK && PQstatus(t->conn) == CONNECTION_OK &&
+        ss_tgt_rollback(t, &other) != SS_OK)
         ss_log_error(SS_WARN, "rollback_failed", &other);
     return status;
 }

@@ -1,4 +1,5 @@
-/* The target's connection: options, session settings, the lock that keeps a route alone, plain statements, the vtable. */
+/* The target's connection: options, session settings, the lock that keeps a route alone, plain
+ * statements, the vtable. */
 #include "target_postgres.h"
 
 #include "sidespool/log.h"
@@ -11,37 +12,59 @@
 #include <unistd.h>
 
 const ss_option ss_tgt_option_table[] = {
-    {.key = "dsn", .type = SS_OPT_STRING, .offset = offsetof(ss_tgt_options, dsn), .required = true,
-     .help = "Connection string of the target database (libpq keywords or URI), without the password."},
-    {.key = "password_file", .type = SS_OPT_STRING, .offset = offsetof(ss_tgt_options, password_file),
-     .help = "File that holds the password alone, on one line; otherwise libpq's own means (.pgpass) are used."},
-    {.key = "connect_timeout", .type = SS_OPT_DURATION, .offset = offsetof(ss_tgt_options, connect_timeout), .deflt = "10s",
+    {.key = "dsn",
+     .type = SS_OPT_STRING,
+     .offset = offsetof(ss_tgt_options, dsn),
+     .required = true,
+     .help =
+         "Connection string of the target database (libpq keywords or URI), without the password."},
+    {.key = "password_file",
+     .type = SS_OPT_STRING,
+     .offset = offsetof(ss_tgt_options, password_file),
+     .help = "File that holds the password alone, on one line; otherwise libpq's own means "
+             "(.pgpass) are used."},
+    {.key = "connect_timeout",
+     .type = SS_OPT_DURATION,
+     .offset = offsetof(ss_tgt_options, connect_timeout),
+     .deflt = "10s",
      .help = "How long connecting to one address may take."},
-    {.key = "lock_timeout", .type = SS_OPT_DURATION, .offset = offsetof(ss_tgt_options, lock_timeout), .deflt = "60s",
-     .help = "How long a statement waits for another session's lock before the batch is rolled back and tried again."},
+    {.key = "lock_timeout",
+     .type = SS_OPT_DURATION,
+     .offset = offsetof(ss_tgt_options, lock_timeout),
+     .deflt = "60s",
+     .help = "How long a statement waits for another session's lock before the batch is rolled "
+             "back and tried again."},
     {0},
 };
 
-/* ---- connecting ---------------------------------------------------------------------------------------------------- */
+/* ---- connecting
+ * ----------------------------------------------------------------------------------------------------
+ */
 static ss_status read_password(const char *path, char *ret, size_t size, ss_error *reterr) {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
-        return ss_fail_sys(reterr, SS_STOP, "SS-TGT-0015", errno, "The password file %s cannot be opened", path);
+        return ss_fail_sys(reterr, SS_STOP, "SS-TGT-0015", errno,
+                           "The password file %s cannot be opened", path);
     ssize_t n = read(fd, ret, size - 1);
     int saved = errno;
     close(fd);
     if (n < 0)
-        return ss_fail_sys(reterr, SS_STOP, "SS-TGT-0015", saved, "The password file %s cannot be read", path);
+        return ss_fail_sys(reterr, SS_STOP, "SS-TGT-0015", saved,
+                           "The password file %s cannot be read", path);
     ret[n] = '\0';
     ret[strcspn(ret, "\r\n")] = '\0';
     if (ret[0] == '\0')
-        return ss_fail(reterr, SS_STOP, "SS-TGT-0015", "The password file %s is empty: write the password on its first line.", path);
+        return ss_fail(reterr, SS_STOP, "SS-TGT-0015",
+                       "The password file %s is empty: write the password on its first line.",
+                       path);
     return SS_OK;
 }
 
-ss_status ss_tgt_connect(const ss_tgt_options *options, const char *purpose, PGconn **ret, ss_error *reterr) {
+ss_status ss_tgt_connect(const ss_tgt_options *options, const char *purpose, PGconn **ret,
+                         ss_error *reterr) {
     char password[1024] = "", timeout[24], application[64];
-    snprintf(timeout, sizeof timeout, "%llu", (unsigned long long)(options->connect_timeout + 999) / 1000);
+    snprintf(timeout, sizeof timeout, "%llu",
+             (unsigned long long)(options->connect_timeout + 999) / 1000);
     snprintf(application, sizeof application, "sidespool-%s", purpose);
     const char *keys[12], *values[12];
     size_t n = 0;
@@ -56,7 +79,8 @@ ss_status ss_tgt_connect(const ss_tgt_options *options, const char *purpose, PGc
     PARAM("client_encoding", "UTF8");
     PARAM("application_name", application);
     PARAM("connect_timeout", timeout);
-    /* A dead link is noticed within half a minute, whether we wait for an answer or for room to send. */
+    /* A dead link is noticed within half a minute, whether we wait for an answer or for room to
+     * send. */
     PARAM("keepalives", "1");
     PARAM("keepalives_idle", "10");
     PARAM("keepalives_interval", "5");
@@ -73,24 +97,31 @@ ss_status ss_tgt_connect(const ss_tgt_options *options, const char *purpose, PGc
         snprintf(text, sizeof text, "%s", PQerrorMessage(conn));
         text[strcspn(text, "\n")] = '\0';
         PQfinish(conn);
-        return ss_fail(reterr, SS_RETRY, "SS-TGT-0001", "The target cannot be connected to (%s); it is tried again.", text);
+        return ss_fail(reterr, SS_RETRY, "SS-TGT-0001",
+                       "The target cannot be connected to (%s); it is tried again.", text);
     }
     *ret = conn;
     return SS_OK;
 }
 
-/* Values travel as text between two servers, so everything that text depends on is pinned. Plans: parameters are arrays of any
- * length, and a custom plan for each length would cost more than it finds; keys are always looked up by their index. */
+/* Values travel as text between two servers, so everything that text depends on is pinned. Plans:
+ * parameters are arrays of any length, and a custom plan for each length would cost more than it
+ * finds; keys are always looked up by their index. */
 bool ss_tgt_pin(PGconn *conn, uint64_t lock_timeout, PGresult **ret_refused) {
     char sql[1600];
     snprintf(sql, sizeof sql,
-             "SET client_encoding = 'UTF8'; SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres'; SET TimeZone = 'UTC';"
-             "SET extra_float_digits = 3; SET bytea_output = 'hex'; SET search_path = pg_catalog; SET lc_monetary = 'C';"
-             "SET xmloption = 'content'; SET row_security = off; SET standard_conforming_strings = on; SET statement_timeout = 0;"
-             "SET idle_in_transaction_session_timeout = 0; SET lock_timeout = %llu; SET plan_cache_mode = force_generic_plan;"
+             "SET client_encoding = 'UTF8'; SET DateStyle = 'ISO, YMD'; SET IntervalStyle = "
+             "'postgres'; SET TimeZone = 'UTC';"
+             "SET extra_float_digits = 3; SET bytea_output = 'hex'; SET search_path = pg_catalog; "
+             "SET lc_monetary = 'C';"
+             "SET xmloption = 'content'; SET row_security = off; SET standard_conforming_strings = "
+             "on; SET statement_timeout = 0;"
+             "SET idle_in_transaction_session_timeout = 0; SET lock_timeout = %llu; SET "
+             "plan_cache_mode = force_generic_plan;"
              "SET synchronous_commit = on; SET default_transaction_isolation = 'read committed';"
              "SET check_function_bodies = off; SET client_min_messages = warning;"
-             "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 4;%s%s",
+             "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET "
+             "tcp_keepalives_count = 4;%s%s",
              (unsigned long long)lock_timeout,
              PQserverVersion(conn) >= 120000 ? "SET tcp_user_timeout = 30000; SET jit = off;" : "",
              PQserverVersion(conn) >= 140000 ? "SET client_connection_check_interval = 5000;" : "");
@@ -109,20 +140,25 @@ bool ss_tgt_pin(PGconn *conn, uint64_t lock_timeout, PGresult **ret_refused) {
     return false;
 }
 
-/* Key look-ups go by the index, whatever the planner thinks of a table that was never analyzed. For the time of the
- * set-wise statements only those connections exist on which nothing else runs, so it is set for the session. */
-static const char PLANNER[] = "SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off";
+/* Key look-ups go by the index, whatever the planner thinks of a table that was never analyzed. For
+ * the time of the set-wise statements only those connections exist on which nothing else runs, so
+ * it is set for the session. */
+static const char PLANNER[] =
+    "SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off";
 
-/* A lock for the session's life. It does two things. Two appliers of one route exclude each other. And after a COMMIT whose
- * answer was lost, the old session may still be committing when we are back: only when it has gone, and with it its lock, is
- * the progress row that we read the final word. So a batch is applied exactly once: if the row says that it is in, it is; if
- * not, the old session has ended without it, and nothing can bring it in later. */
+/* A lock for the session's life. It does two things. Two appliers of one route exclude each other.
+ * And after a COMMIT whose answer was lost, the old session may still be committing when we are
+ * back: only when it has gone, and with it its lock, is the progress row that we read the final
+ * word. So a batch is applied exactly once: if the row says that it is in, it is; if not, the old
+ * session has ended without it, and nothing can bring it in later. */
 static ss_status alone(ss_target *t, ss_error *reterr) {
     const char *values[] = {t->env->route};
     for (int attempt = 0; attempt < 40; attempt++) {
         PGresult *res = NULL;
         ss_status status = ss_tgt_query(t, "lock of the route",
-            "SELECT pg_try_advisory_lock(('x' || substr(md5('sidespool.' || $1), 1, 16))::bit(64)::bigint)", 1, values, &res, reterr);
+                                        "SELECT pg_try_advisory_lock(('x' || "
+                                        "substr(md5('sidespool.' || $1), 1, 16))::bit(64)::bigint)",
+                                        1, values, &res, reterr);
         if (status != SS_OK)
             return status;
         bool got = PQgetvalue(res, 0, 0)[0] == 't';
@@ -131,14 +167,19 @@ static ss_status alone(ss_target *t, ss_error *reterr) {
             return SS_OK;
         nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL);
     }
-    return ss_fail(reterr, SS_RETRY, "SS-TGT-0002", "Another session on the target still holds route %s (an applier that runs elsewhere, or a "
-                   "connection that the server has not yet found dead); it is tried again.", t->env->route);
+    return ss_fail(
+        reterr, SS_RETRY, "SS-TGT-0002",
+        "Another session on the target still holds route %s (an applier that runs elsewhere, or a "
+        "connection that the server has not yet found dead); it is tried again.",
+        t->env->route);
 }
 
 static ss_status fit(ss_target *t, ss_error *reterr) {
     t->version = PQserverVersion(t->conn);
     if (t->version < 100000)
-        return ss_fail(reterr, SS_STOP, "SS-TGT-0003", "The target is PostgreSQL %s; 10 or later is needed.", PQparameterStatus(t->conn, "server_version"));
+        return ss_fail(reterr, SS_STOP, "SS-TGT-0003",
+                       "The target is PostgreSQL %s; 10 or later is needed.",
+                       PQparameterStatus(t->conn, "server_version"));
     PGresult *res = NULL;
     if (!ss_tgt_pin(t->conn, t->options->lock_timeout, &res)) {
         ss_status status = ss_tgt_error(t->conn, res, "session settings", reterr);
@@ -147,7 +188,9 @@ static ss_status fit(ss_target *t, ss_error *reterr) {
     }
     const char *encoding = PQparameterStatus(t->conn, "server_encoding");
     if (encoding == NULL || strcmp(encoding, "UTF8") != 0)
-        return ss_fail(reterr, SS_STOP, "SS-TGT-0003", "The target database has encoding %s; UTF8 is needed (CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0).",
+        return ss_fail(reterr, SS_STOP, "SS-TGT-0003",
+                       "The target database has encoding %s; UTF8 is needed (CREATE DATABASE … "
+                       "ENCODING 'UTF8' TEMPLATE template0).",
                        encoding != NULL ? encoding : "unknown");
     ss_status status = ss_tgt_exec(t, "session settings", PLANNER, reterr);
     if (status != SS_OK)
@@ -159,7 +202,9 @@ static ss_status fit(ss_target *t, ss_error *reterr) {
         status = ss_tgt_error(t->conn, res, "session settings", reterr);
     PQclear(res);
     /* A larger one makes index builds faster; a refusal would be a server with a lower limit. */
-    return status != SS_OK ? status : ss_tgt_exec(t, "session settings", "SET maintenance_work_mem = '128MB'", reterr);
+    return status != SS_OK
+               ? status
+               : ss_tgt_exec(t, "session settings", "SET maintenance_work_mem = '128MB'", reterr);
 }
 
 static void tgt_close(ss_target *t) {
@@ -206,12 +251,15 @@ static ss_status tgt_open(const ss_target_env *env, ss_target **ret, ss_error *r
     }
     if (!t->replica)
         SS_LOG(SS_WARN, "target_without_replica_role", SS_S("route", env->route),
-               SS_S("remedy", "GRANT SET ON PARAMETER session_replication_role TO the route's role (15+); tables with triggers are refused"));
+               SS_S("remedy", "GRANT SET ON PARAMETER session_replication_role TO the route's role "
+                              "(15+); tables with triggers are refused"));
     *ret = t;
     return SS_OK;
 }
 
-/* ---- plain statements ------------------------------------------------------------------------------------------------ */
+/* ---- plain statements
+ * ------------------------------------------------------------------------------------------------
+ */
 ss_status ss_tgt_exec(ss_target *t, const char *what, const char *sql, ss_error *reterr) {
     PGresult *res = PQexec(t->conn, sql);
     ExecStatusType got = PQresultStatus(res);
@@ -222,8 +270,8 @@ ss_status ss_tgt_exec(ss_target *t, const char *what, const char *sql, ss_error 
     return status;
 }
 
-ss_status ss_tgt_query(ss_target *t, const char *what, const char *sql, int count, const char *const *values, PGresult **ret,
-                       ss_error *reterr) {
+ss_status ss_tgt_query(ss_target *t, const char *what, const char *sql, int count,
+                       const char *const *values, PGresult **ret, ss_error *reterr) {
     PGresult *res = PQexecParams(t->conn, sql, count, NULL, values, NULL, NULL, 0);
     ExecStatusType got = PQresultStatus(res);
     if (got != PGRES_COMMAND_OK && got != PGRES_TUPLES_OK) {
@@ -242,20 +290,27 @@ ss_status ss_tgt_begin(ss_target *t, ss_error *reterr) {
     return ss_tgt_exec(t, "BEGIN", "BEGIN; SET CONSTRAINTS ALL DEFERRED", reterr);
 }
 
-/* When the answer is lost, whether it was committed is read from the progress row after connecting again (see alone()). */
+/* When the answer is lost, whether it was committed is read from the progress row after connecting
+ * again (see alone()). */
 ss_status ss_tgt_commit(ss_target *t, ss_error *reterr) {
     PGresult *res = PQexec(t->conn, "COMMIT");
     ss_status status = SS_OK;
     if (PQresultStatus(res) != PGRES_COMMAND_OK) {
         const char *constraint = PQresultErrorField(res, PG_DIAG_CONSTRAINT_NAME);
         if (constraint != NULL)
-            status = ss_fail(reterr, SS_STOP, "SS-TGT-0017", "COMMIT: constraint %s on %s, deferred to the end, is not satisfied: the copy was "
-                             "written by somebody else or has a constraint that the source has not.", constraint,
-                             PQresultErrorField(res, PG_DIAG_TABLE_NAME) != NULL ? PQresultErrorField(res, PG_DIAG_TABLE_NAME) : "a table");
+            status = ss_fail(
+                reterr, SS_STOP, "SS-TGT-0017",
+                "COMMIT: constraint %s on %s, deferred to the end, is not satisfied: the copy was "
+                "written by somebody else or has a constraint that the source has not.",
+                constraint,
+                PQresultErrorField(res, PG_DIAG_TABLE_NAME) != NULL
+                    ? PQresultErrorField(res, PG_DIAG_TABLE_NAME)
+                    : "a table");
         else
             status = ss_tgt_error(t->conn, res, "COMMIT", reterr);
     } else if (strcmp(PQcmdStatus(res), "COMMIT") != 0) {
-        status = ss_fail(reterr, SS_RETRY, "SS-TGT-0005", "The target rolled the transaction back at COMMIT; it is tried again.");
+        status = ss_fail(reterr, SS_RETRY, "SS-TGT-0005",
+                         "The target rolled the transaction back at COMMIT; it is tried again.");
     }
     PQclear(res);
     return status;

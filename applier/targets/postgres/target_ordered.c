@@ -1,8 +1,10 @@
-/* One by one, in order, without waiting: tables without a key, key chains, and what a set-wise write was refused for.
+/* One by one, in order, without waiting: tables without a key, key chains, and what a set-wise
+ * write was refused for.
  *
- * A row without a key is found by all cells of its old image and taken by ctid, one of several equal rows: equal in text, not
- * only by =, because 1.0 and 1.00, or '1 day' and '24:00:00', are equal and yet other values. A deferrable primary key does not
- * tell rows apart before the transaction's end; such a table is REPLICA IDENTITY FULL, so its rows are found the same way. */
+ * A row without a key is found by all cells of its old image and taken by ctid, one of several
+ * equal rows: equal in text, not only by =, because 1.0 and 1.00, or '1 day' and '24:00:00', are
+ * equal and yet other values. A deferrable primary key does not tell rows apart before the
+ * transaction's end; such a table is REPLICA IDENTITY FULL, so its rows are found the same way. */
 #include "target_postgres.h"
 
 #include <stdio.h>
@@ -21,7 +23,8 @@ typedef struct {
 } one;
 
 static bool has_cell(const ss_row *row, uint32_t i) {
-    return row != NULL && i < row->count && (row->kinds[i] == SS_CELL_VALUE || row->kinds[i] == SS_CELL_NULL);
+    return row != NULL && i < row->count &&
+           (row->kinds[i] == SS_CELL_VALUE || row->kinds[i] == SS_CELL_NULL);
 }
 
 static bool same_cell(const ss_row *a, const ss_row *b, uint32_t i) {
@@ -29,8 +32,10 @@ static bool same_cell(const ss_row *a, const ss_row *b, uint32_t i) {
            (a->kinds[i] == SS_CELL_NULL || ss_bytes_eq(a->cells[i], b->cells[i]));
 }
 
-/* What each column is there for. `kinds` (of a group) decides when given; else what the row holds. */
-static ss_status plan(ss_target *t, one *o, const uint8_t *kinds, uint64_t sequence, ss_error *reterr) {
+/* What each column is there for. `kinds` (of a group) decides when given; else what the row holds.
+ */
+static ss_status plan(ss_target *t, one *o, const uint8_t *kinds, uint64_t sequence,
+                      ss_error *reterr) {
     ss_buf_clear(&t->key);
     ss_buf_put_byte(&t->key, 'O');
     ss_buf_put_byte(&t->key, (uint8_t)o->op);
@@ -45,26 +50,34 @@ static ss_status plan(ss_target *t, one *o, const uint8_t *kinds, uint64_t seque
     bool keyed = o->table->key_count > 0, find = o->op != SIDESPOOL__OP__OP_INSERT;
     for (uint32_t i = 0; i < o->table->count; i++) {
         bool key = o->schema->columns[i]->key;
-        if (o->op != SIDESPOOL__OP__OP_DELETE && has_cell(o->row, i) && (kinds == NULL || kinds[i] == SS_CELL_VALUE)) {
-            /* Without a mask, a key cell is only written when it changes: an always-identity could not be SET. */
-            if (kinds != NULL || !find || !key || (o->key != o->row && !same_cell(o->key, o->row, i))) {
+        if (o->op != SIDESPOOL__OP__OP_DELETE && has_cell(o->row, i) &&
+            (kinds == NULL || kinds[i] == SS_CELL_VALUE)) {
+            /* Without a mask, a key cell is only written when it changes: an always-identity could
+             * not be SET. */
+            if (kinds != NULL || !find || !key ||
+                (o->key != o->row && !same_cell(o->key, o->row, i))) {
                 o->what[i] |= SET;
                 o->sets++;
                 o->replace |= find && o->table->columns[i].identity_always;
             }
         }
-        if (!find || (keyed && !key && !(o->table->key_deferred && o->whole)) || !has_cell(o->key, i))
+        if (!find || (keyed && !key && !(o->table->key_deferred && o->whole)) ||
+            !has_cell(o->key, i))
             continue;
         o->what[i] |= o->key->kinds[i] == SS_CELL_NULL ? MATCH_NULL : MATCH;
         o->matches++;
     }
     if (find && o->matches < (keyed ? o->table->key_count : o->table->count > 0))
-        return ss_fail(reterr, SS_STOP, "SS-TGT-0019", "Table %s, record %llu: an %s lacks the cells by which its row would be found (REPLICA IDENTITY of "
-                       "the source table); resync the table.", o->table->shown, (unsigned long long)sequence, ss_tgt_op_name(o->op));
+        return ss_fail(reterr, SS_STOP, "SS-TGT-0019",
+                       "Table %s, record %llu: an %s lacks the cells by which its row would be "
+                       "found (REPLICA IDENTITY of "
+                       "the source table); resync the table.",
+                       o->table->shown, (unsigned long long)sequence, ss_tgt_op_name(o->op));
     return SS_OK;
 }
 
-/* ---- SQL: parameters are the MATCH cells, then the SET cells, each in column order ------------------------------------------ */
+/* ---- SQL: parameters are the MATCH cells, then the SET cells, each in column order
+ * ------------------------------------------ */
 static void put_match(ss_buf *sql, const one *o, const char *alias) {
     const ss_tgt_table *table = o->table;
     int n = 0;
@@ -104,7 +117,8 @@ static void put_where(ss_buf *sql, const one *o) {
         return;
     }
     if (table->partitioned)
-        ss_buf_printf(sql, " WHERE (t.tableoid, t.ctid) = (SELECT s.tableoid, s.ctid FROM %s s", table->name);
+        ss_buf_printf(sql, " WHERE (t.tableoid, t.ctid) = (SELECT s.tableoid, s.ctid FROM %s s",
+                      table->name);
     else
         ss_buf_printf(sql, " WHERE t.ctid = (SELECT s.ctid FROM ONLY %s s", table->name);
     put_match(sql, o, "s");
@@ -198,9 +212,15 @@ static void value(ss_target *t, int n, const ss_row *row, uint32_t i) {
     t->formats[n] = 1; /* text's binary form is its bytes; no terminator needed */
 }
 
-ss_status ss_tgt_one(ss_target *t, ss_tgt_table *table, const Sidespool__Schema *schema, Sidespool__Op op, const ss_row *key,
-                     const ss_row *row, const uint8_t *kinds, uint64_t sequence, bool final, ss_error *reterr) {
-    one o = {.table = table, .schema = schema, .op = op, .key = key, .row = row, .whole = final && key != row};
+ss_status ss_tgt_one(ss_target *t, ss_tgt_table *table, const Sidespool__Schema *schema,
+                     Sidespool__Op op, const ss_row *key, const ss_row *row, const uint8_t *kinds,
+                     uint64_t sequence, bool final, ss_error *reterr) {
+    one o = {.table = table,
+             .schema = schema,
+             .op = op,
+             .key = key,
+             .row = row,
+             .whole = final && key != row};
     ss_status status = plan(t, &o, kinds, sequence, reterr);
     if (status == SS_OK)
         status = ss_tgt_values_room(t, 2 * (size_t)table->count + 1, reterr);
@@ -228,12 +248,22 @@ ss_status ss_tgt_one(ss_target *t, ss_tgt_table *table, const Sidespool__Schema 
     }
     if (status != SS_OK)
         return status;
-    return ss_tgt_stmt_send(t, stmt, n, (ss_tgt_answer){.kind = SS_TGT_ROWS, .table = table, .op = op, .expected = 1, .ordered = final, .sequence = sequence}, reterr);
+    return ss_tgt_stmt_send(t, stmt, n,
+                            (ss_tgt_answer){.kind = SS_TGT_ROWS,
+                                            .table = table,
+                                            .op = op,
+                                            .expected = 1,
+                                            .ordered = final,
+                                            .sequence = sequence},
+                            reterr);
 }
 
-/* ---- the table's changes in order ----------------------------------------------------------------------------------------- */
-/* The image that finds the row: the old one where the source sent it, else the new one, whose key is the old. */
-static const ss_row *finder(const ss_tgt_table *table, const Sidespool__Schema *schema, const ss_change *change) {
+/* ---- the table's changes in order
+ * ----------------------------------------------------------------------------------------- */
+/* The image that finds the row: the old one where the source sent it, else the new one, whose key
+ * is the old. */
+static const ss_row *finder(const ss_tgt_table *table, const Sidespool__Schema *schema,
+                            const ss_change *change) {
     if (change->op != SIDESPOOL__OP__OP_UPDATE || table->key_count == 0)
         return &change->before;
     for (uint32_t i = 0; i < table->count; i++)
@@ -254,12 +284,16 @@ static bool same_columns(const ss_row *a, const ss_row *b) {
     return true;
 }
 
-/* Only where no constraint can refuse them: a table without a key. So a refusal still names its record elsewhere. */
-static ss_status insert_run(ss_target *t, ss_tgt_table *table, const Sidespool__Schema *schema, const ss_batch_change **at, ss_error *reterr) {
+/* Only where no constraint can refuse them: a table without a key. So a refusal still names its
+ * record elsewhere. */
+static ss_status insert_run(ss_target *t, ss_tgt_table *table, const Sidespool__Schema *schema,
+                            const ss_batch_change **at, ss_error *reterr) {
     const ss_row *rows[RUN_MOST];
     const ss_batch_change *c = *at, *first = *at;
     size_t n = 0;
-    for (; c != NULL && n < RUN_MOST && c->change.op == SIDESPOOL__OP__OP_INSERT && same_columns(&first->change.after, &c->change.after); c = c->next)
+    for (; c != NULL && n < RUN_MOST && c->change.op == SIDESPOOL__OP__OP_INSERT &&
+           same_columns(&first->change.after, &c->change.after);
+         c = c->next)
         rows[n++] = &c->change.after;
     *at = c;
     ss_buf kinds;
@@ -268,7 +302,8 @@ static ss_status insert_run(ss_target *t, ss_tgt_table *table, const Sidespool__
         ss_buf_put_byte(&kinds, has_cell(rows[0], i) ? SS_CELL_VALUE : SS_CELL_UNCHANGED);
     ss_group group = {.op = SIDESPOOL__OP__OP_INSERT, .kinds = kinds.ptr, .count = n, .rows = rows};
     size_t before = t->answer_count;
-    ss_status status = kinds.bad ? ss_tgt_nomem(reterr) : ss_tgt_group(t, table, schema, &group, reterr);
+    ss_status status =
+        kinds.bad ? ss_tgt_nomem(reterr) : ss_tgt_group(t, table, schema, &group, reterr);
     for (size_t i = before; i < t->answer_count; i++) {
         t->answers[i].ordered = true;
         t->answers[i].sequence = first->sequence;
@@ -277,15 +312,19 @@ static ss_status insert_run(ss_target *t, ss_tgt_table *table, const Sidespool__
     return status;
 }
 
-ss_status ss_tgt_ordered(ss_target *t, ss_tgt_table *table, const Sidespool__Schema *schema, const ss_batch_change *first, ss_error *reterr) {
+ss_status ss_tgt_ordered(ss_target *t, ss_tgt_table *table, const Sidespool__Schema *schema,
+                         const ss_batch_change *first, ss_error *reterr) {
     ss_status status = SS_OK;
     for (const ss_batch_change *c = first; c != NULL && status == SS_OK;) {
         const ss_change *change = &c->change;
-        if (change->op == SIDESPOOL__OP__OP_INSERT && table->key_count == 0 && c->next != NULL && c->next->change.op == change->op) {
+        if (change->op == SIDESPOOL__OP__OP_INSERT && table->key_count == 0 && c->next != NULL &&
+            c->next->change.op == change->op) {
             status = insert_run(t, table, schema, &c, reterr);
             continue;
         }
-        status = ss_tgt_one(t, table, schema, change->op, change->op == SIDESPOOL__OP__OP_INSERT ? NULL : finder(table, schema, change),
+        status = ss_tgt_one(t, table, schema, change->op,
+                            change->op == SIDESPOOL__OP__OP_INSERT ? NULL
+                                                                   : finder(table, schema, change),
                             &change->after, NULL, c->sequence, true, reterr);
         c = c->next;
     }

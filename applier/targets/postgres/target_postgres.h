@@ -1,14 +1,15 @@
 /* What the parts of the PostgreSQL target share (step "apply" of the flow).
  *
- *   target_open.c      connection, session, options, vtable     target_copy.c     rows of a copy, by COPY
- *   target_error.c     a server's answer -> status and sentence target_replace.c  tables loaded beside, put in place
- *   target_progress.c  bookkeeping: progress, states, freshness target_objects.c  objects of a copy, by phase
- *   target_schema.c    a table's columns, casts and names       target_check.c    --check
- *   target_stmt.c      prepared statements, the pipeline        target_digest.c   verify
- *   target_apply.c     a batch in one transaction, from target_group.c (set-wise SQL) and target_ordered.c (one by one)
+ *   target_open.c      connection, session, options, vtable     target_copy.c     rows of a copy,
+ * by COPY target_error.c     a server's answer -> status and sentence target_replace.c  tables
+ * loaded beside, put in place target_progress.c  bookkeeping: progress, states, freshness
+ * target_objects.c  objects of a copy, by phase target_schema.c    a table's columns, casts and
+ * names       target_check.c    --check target_stmt.c      prepared statements, the pipeline
+ * target_digest.c   verify target_apply.c     a batch in one transaction, from target_group.c
+ * (set-wise SQL) and target_ordered.c (one by one)
  *
- * One thread, blocking. libpq keeps reading while a send is blocked (also in pipeline mode), so neither side can wait for
- * the other for ever. */
+ * One thread, blocking. libpq keeps reading while a send is blocked (also in pipeline mode), so
+ * neither side can wait for the other for ever. */
 #ifndef TARGET_POSTGRES_H
 #define TARGET_POSTGRES_H
 
@@ -26,28 +27,32 @@ extern const ss_option ss_tgt_option_table[];
 
 #define SS_TGT_BOOKKEEPING 1 /* version of the tables in schema sidespool */
 
-/* ---- a table as it stands in the target (target_schema.c) ------------------------------------------------------- */
+/* ---- a table as it stands in the target (target_schema.c)
+ * ------------------------------------------------------- */
 typedef struct {
-    const char *ident;      /* quoted name */
-    const char *type;       /* format_type of the target's column: valid in a cast */
-    const char *input;      /* NULL: a cast from text is the type's input function; else "fn(%textout, …)" pieces: */
+    const char *ident; /* quoted name */
+    const char *type;  /* format_type of the target's column: valid in a cast */
+    const char *input; /* NULL: a cast from text is the type's input function; else "fn(%textout,
+                          …)" pieces: */
     const char *input_tail; /* what follows textout(x) in the call of the input function */
     const char *equal;      /* operator for a key look-up */
     bool identity_always;
-    bool same_by_equal;     /* = is identity for this type (so an index can serve a table without key) */
-    bool also_equal;        /* = is weaker than identity, but an index may serve it: = and text */
+    bool
+        same_by_equal; /* = is identity for this type (so an index can serve a table without key) */
+    bool also_equal;   /* = is weaker than identity, but an index may serve it: = and text */
 } ss_tgt_column;
 
 typedef struct ss_tgt_table {
     struct ss_tgt_table *next;
     ss_arena *arena;
     uint64_t schema_id;
-    bool beside;            /* sidespool.copy_<n> */
-    const char *name;       /* quoted, qualified: what statements say */
-    const char *shown;      /* ns.name, for people */
-    const char *only;       /* "ONLY ", or "" for a partitioned table */
+    bool beside;       /* sidespool.copy_<n> */
+    const char *name;  /* quoted, qualified: what statements say */
+    const char *shown; /* ns.name, for people */
+    const char *only;  /* "ONLY ", or "" for a partitioned table */
     bool partitioned;
-    bool key_deferred;      /* its primary key is DEFERRABLE: within a transaction two rows may share a key */
+    bool key_deferred; /* its primary key is DEFERRABLE: within a transaction two rows may share a
+                          key */
     uint32_t count;
     ss_tgt_column *columns; /* parallel to the schema's */
     uint32_t key_count;
@@ -55,18 +60,19 @@ typedef struct ss_tgt_table {
     uint64_t ordered_batch; /* the attempt in which ordered_left was last used up */
 } ss_tgt_table;
 
-/* ---- prepared statements and the pipeline (target_stmt.c) -------------------------------------------------------- */
+/* ---- prepared statements and the pipeline (target_stmt.c)
+ * -------------------------------------------------------- */
 typedef struct ss_tgt_stmt ss_tgt_stmt;
 
 /* One answer that the pipeline owes us, in sending order. */
 typedef struct {
     enum { SS_TGT_PREPARE, SS_TGT_CONTROL, SS_TGT_ROWS } kind;
-    ss_tgt_stmt *stmt;              /* PREPARE */
-    ss_tgt_table *table;            /* ROWS */
-    Sidespool__Op op;               /* ROWS */
-    bool ordered;                   /* ROWS: a refusal or another count is final */
-    uint64_t expected;              /* ROWS */
-    uint64_t sequence;              /* ROWS: first stream sequence concerned; 0: a group */
+    ss_tgt_stmt *stmt;   /* PREPARE */
+    ss_tgt_table *table; /* ROWS */
+    Sidespool__Op op;    /* ROWS */
+    bool ordered;        /* ROWS: a refusal or another count is final */
+    uint64_t expected;   /* ROWS */
+    uint64_t sequence;   /* ROWS: first stream sequence concerned; 0: a group */
 } ss_tgt_answer;
 
 #define SS_TGT_STMT_MOST 512
@@ -77,10 +83,10 @@ struct ss_target {
     const ss_tgt_options *options;
     PGconn *conn;
     int version;
-    bool replica;         /* session_replication_role = replica was granted */
-    bool open;            /* a transaction of partial batches is open */
-    bool savepoint;       /* inside it, this apply has its savepoint */
-    uint64_t attempt;     /* counts apply attempts */
+    bool replica;     /* session_replication_role = replica was granted */
+    bool open;        /* a transaction of partial batches is open */
+    bool savepoint;   /* inside it, this apply has its savepoint */
+    uint64_t attempt; /* counts apply attempts */
 
     ss_tgt_table *tables;
 
@@ -98,16 +104,20 @@ struct ss_target {
     size_t value_cap;
 
     /* copying */
-    bool copy_tx;         /* a transaction of the copy is open */
+    bool copy_tx;          /* a transaction of the copy is open */
     ss_tgt_table *copying; /* COPY … FROM STDIN runs for it */
     ss_copytext_writer writer;
     ss_buf text;
     uint64_t object_number;
 };
 
-/* ---- target_error.c ------------------------------------------------------------------------------------------------ */
-/* A failed result (or NULL: the connection's own trouble) as status and sentence. `what`: "table a.b: INSERT". */
-SS_MUST ss_status ss_tgt_error(PGconn *conn, const PGresult *res, const char *what, ss_error *reterr);
+/* ---- target_error.c
+ * ------------------------------------------------------------------------------------------------
+ */
+/* A failed result (or NULL: the connection's own trouble) as status and sentence. `what`: "table
+ * a.b: INSERT". */
+SS_MUST ss_status ss_tgt_error(PGconn *conn, const PGresult *res, const char *what,
+                               ss_error *reterr);
 /* The same kind of decision for a SQLSTATE alone; "" is a lost connection. */
 bool ss_tgt_sqlstate_retry(const char *sqlstate);
 /* A refusal by a constraint: what one-by-one order may heal. */
@@ -116,33 +126,40 @@ bool ss_tgt_sqlstate_refusal(const char *sqlstate);
 void ss_tgt_message(const PGresult *res, char *ret, size_t size);
 SS_MUST ss_status ss_tgt_nomem(ss_error *reterr);
 
-/* ---- plain statements (target_open.c) ------------------------------------------------------------------------------ */
+/* ---- plain statements (target_open.c)
+ * ------------------------------------------------------------------------------ */
 SS_MUST ss_status ss_tgt_exec(ss_target *t, const char *what, const char *sql, ss_error *reterr);
-SS_MUST ss_status ss_tgt_query(ss_target *t, const char *what, const char *sql, int count, const char *const *values,
-                               PGresult **ret, ss_error *reterr);
+SS_MUST ss_status ss_tgt_query(ss_target *t, const char *what, const char *sql, int count,
+                               const char *const *values, PGresult **ret, ss_error *reterr);
 SS_MUST ss_status ss_tgt_begin(ss_target *t, ss_error *reterr);
 SS_MUST ss_status ss_tgt_commit(ss_target *t, ss_error *reterr);
-SS_MUST ss_status ss_tgt_connect(const ss_tgt_options *options, const char *purpose, PGconn **ret, ss_error *reterr);
+SS_MUST ss_status ss_tgt_connect(const ss_tgt_options *options, const char *purpose, PGconn **ret,
+                                 ss_error *reterr);
 bool ss_tgt_pin(PGconn *conn, uint64_t lock_timeout, PGresult **ret_refused); /* session settings */
 void ss_tgt_put_ident(ss_buf *out, const char *name);
 void ss_tgt_put_literal(ss_buf *out, const char *value);
 
-/* ---- target_progress.c --------------------------------------------------------------------------------------------- */
+/* ---- target_progress.c
+ * --------------------------------------------------------------------------------------------- */
 SS_MUST ss_status ss_tgt_bookkeeping(ss_target *t, ss_error *reterr);
 SS_MUST ss_status ss_tgt_progress(ss_target *t, ss_progress *ret, ss_error *reterr);
-SS_MUST ss_status ss_tgt_states(ss_target *t, ss_arena *arena, ss_table_state **ret, size_t *ret_count,
-                                ss_error *reterr);
+SS_MUST ss_status ss_tgt_states(ss_target *t, ss_arena *arena, ss_table_state **ret,
+                                size_t *ret_count, ss_error *reterr);
 /* Inside the current transaction; queued when the pipeline is open. */
 SS_MUST ss_status ss_tgt_put_progress(ss_target *t, const ss_progress *progress, ss_error *reterr);
 SS_MUST ss_status ss_tgt_put_state(ss_target *t, const ss_table_state *state, ss_error *reterr);
-SS_MUST ss_status ss_tgt_put_freshness(ss_target *t, int64_t as_of, const char *state, ss_error *reterr);
+SS_MUST ss_status ss_tgt_put_freshness(ss_target *t, int64_t as_of, const char *state,
+                                       ss_error *reterr);
 
-/* ---- target_schema.c ----------------------------------------------------------------------------------------------- */
-/* The plan for a schema's table; `beside`: where a resync loads it, if its state says so. Cached. SS_STOP when it differs. */
-SS_MUST ss_status ss_tgt_table_get(ss_target *t, const Sidespool__Schema *schema, bool beside, ss_tgt_table **ret,
-                                   ss_error *reterr);
-SS_MUST ss_status ss_tgt_table_load(ss_target *t, const Sidespool__Schema *schema, const char *ns, const char *name,
-                                    ss_tgt_table **ret, ss_error *reterr);
+/* ---- target_schema.c
+ * -----------------------------------------------------------------------------------------------
+ */
+/* The plan for a schema's table; `beside`: where a resync loads it, if its state says so. Cached.
+ * SS_STOP when it differs. */
+SS_MUST ss_status ss_tgt_table_get(ss_target *t, const Sidespool__Schema *schema, bool beside,
+                                   ss_tgt_table **ret, ss_error *reterr);
+SS_MUST ss_status ss_tgt_table_load(ss_target *t, const Sidespool__Schema *schema, const char *ns,
+                                    const char *name, ss_tgt_table **ret, ss_error *reterr);
 void ss_tgt_table_free(ss_tgt_table *table);
 void ss_tgt_tables_forget(ss_target *t);
 SS_MUST ss_status ss_tgt_compare(ss_target *t, const Sidespool__Schema *schema, ss_error *reterr);
@@ -150,13 +167,17 @@ SS_MUST ss_status ss_tgt_compare(ss_target *t, const Sidespool__Schema *schema, 
 void ss_tgt_put_cast(ss_buf *out, const ss_tgt_column *column, const char *source);
 void ss_tgt_put_columns(ss_buf *out, const ss_tgt_table *table); /* "a", "b" */
 
-/* ---- target_stmt.c ------------------------------------------------------------------------------------------------- */
+/* ---- target_stmt.c
+ * -------------------------------------------------------------------------------------------------
+ */
 /* Looks the statement of t->key up; NULL: make its SQL and call ss_tgt_stmt_make. */
 ss_tgt_stmt *ss_tgt_stmt_find(ss_target *t);
 /* Queues the preparation of t->sql under t->key. All parameters are `type` (OID). */
-SS_MUST ss_status ss_tgt_stmt_make(ss_target *t, int params, Oid type, ss_tgt_stmt **ret, ss_error *reterr);
+SS_MUST ss_status ss_tgt_stmt_make(ss_target *t, int params, Oid type, ss_tgt_stmt **ret,
+                                   ss_error *reterr);
 /* Sends t->values/lengths/formats. */
-SS_MUST ss_status ss_tgt_stmt_send(ss_target *t, ss_tgt_stmt *stmt, int params, ss_tgt_answer answer, ss_error *reterr);
+SS_MUST ss_status ss_tgt_stmt_send(ss_target *t, ss_tgt_stmt *stmt, int params,
+                                   ss_tgt_answer answer, ss_error *reterr);
 SS_MUST ss_status ss_tgt_control(ss_target *t, const char *sql, ss_error *reterr);
 SS_MUST ss_status ss_tgt_values_room(ss_target *t, size_t count, ss_error *reterr);
 SS_MUST ss_status ss_tgt_pipe_open(ss_target *t, ss_error *reterr);
@@ -164,69 +185,90 @@ typedef struct {
     const ss_tgt_table *table; /* NULL: none */
     bool refused;              /* by a constraint; else another count */
 } ss_tgt_trouble;
-/* Sends the sync and reads every answer. SS_BUSY: *trouble names a table whose groups are to be done one by one. */
+/* Sends the sync and reads every answer. SS_BUSY: *trouble names a table whose groups are to be
+ * done one by one. */
 SS_MUST ss_status ss_tgt_pipe_close(ss_target *t, ss_tgt_trouble *trouble, ss_error *reterr);
-void ss_tgt_stmts_forget(ss_target *t); /* of a connection that is gone or whose tables were made anew */
+void ss_tgt_stmts_forget(
+    ss_target *t); /* of a connection that is gone or whose tables were made anew */
 
-/* ---- target_apply.c, target_group.c, target_ordered.c -------------------------------------------------------------- */
+/* ---- target_apply.c, target_group.c, target_ordered.c
+ * -------------------------------------------------------------- */
 SS_MUST ss_status ss_tgt_apply(ss_target *t, const ss_batch *batch, ss_error *reterr);
 SS_MUST ss_status ss_tgt_rollback(ss_target *t, ss_error *reterr);
-SS_MUST ss_status ss_tgt_group(ss_target *t, ss_tgt_table *table, const Sidespool__Schema *schema, const ss_group *group,
-                               ss_error *reterr);
+SS_MUST ss_status ss_tgt_group(ss_target *t, ss_tgt_table *table, const Sidespool__Schema *schema,
+                               const ss_group *group, ss_error *reterr);
 SS_MUST ss_status ss_tgt_ordered(ss_target *t, ss_tgt_table *table, const Sidespool__Schema *schema,
                                  const ss_batch_change *first, ss_error *reterr);
 /* One row of a group, as an ordered change (batches of one row). */
-SS_MUST ss_status ss_tgt_one(ss_target *t, ss_tgt_table *table, const Sidespool__Schema *schema, Sidespool__Op op,
-                             const ss_row *key, const ss_row *row, const uint8_t *kinds, uint64_t sequence, bool final,
-                             ss_error *reterr);
+SS_MUST ss_status ss_tgt_one(ss_target *t, ss_tgt_table *table, const Sidespool__Schema *schema,
+                             Sidespool__Op op, const ss_row *key, const ss_row *row,
+                             const uint8_t *kinds, uint64_t sequence, bool final, ss_error *reterr);
 SS_MUST ss_status ss_tgt_too_large(const ss_tgt_table *table, uint64_t bytes, ss_error *reterr);
-#define SS_TGT_CHUNK_BYTES (16u << 20)       /* of parameters in one statement */
-#define SS_TGT_ROW_BYTES 1000000000u         /* PostgreSQL takes no message of 1 GiB or more */
+#define SS_TGT_CHUNK_BYTES (16u << 20) /* of parameters in one statement */
+#define SS_TGT_ROW_BYTES 1000000000u   /* PostgreSQL takes no message of 1 GiB or more */
 const char *ss_tgt_op_name(Sidespool__Op op);
 
-/* ---- copying ------------------------------------------------------------------------------------------------------- */
-SS_MUST ss_status ss_tgt_copy_begin(ss_target *t, const Sidespool__CopyBegin *begin, ss_table_state *states, size_t count,
+/* ---- copying
+ * -------------------------------------------------------------------------------------------------------
+ */
+SS_MUST ss_status ss_tgt_copy_begin(ss_target *t, const Sidespool__CopyBegin *begin,
+                                    ss_table_state *states, size_t count,
                                     const ss_progress *progress, ss_error *reterr);
-SS_MUST ss_status ss_tgt_copy_object(ss_target *t, const Sidespool__Object *object, ss_error *reterr);
-SS_MUST ss_status ss_tgt_copy_rows(ss_target *t, const Sidespool__Schema *schema, ss_bytes cells, uint32_t rows, bool more,
-                                   ss_error *reterr);
-SS_MUST ss_status ss_tgt_copy_flush(ss_target *t, const ss_progress *progress, const ss_table_state *states, size_t count,
+SS_MUST ss_status ss_tgt_copy_object(ss_target *t, const Sidespool__Object *object,
+                                     ss_error *reterr);
+SS_MUST ss_status ss_tgt_copy_rows(ss_target *t, const Sidespool__Schema *schema, ss_bytes cells,
+                                   uint32_t rows, bool more, ss_error *reterr);
+SS_MUST ss_status ss_tgt_copy_flush(ss_target *t, const ss_progress *progress,
+                                    const ss_table_state *states, size_t count, ss_error *reterr);
+SS_MUST ss_status ss_tgt_copy_table(ss_target *t, const Sidespool__Schema *schema,
+                                    const ss_progress *progress, ss_table_state *state,
                                     ss_error *reterr);
-SS_MUST ss_status ss_tgt_copy_table(ss_target *t, const Sidespool__Schema *schema, const ss_progress *progress,
-                                    ss_table_state *state, ss_error *reterr);
-SS_MUST ss_status ss_tgt_copy_replace(ss_target *t, const ss_table_state *states, size_t count, const ss_progress *progress,
-                                      ss_error *reterr);
-SS_MUST ss_status ss_tgt_copy_tx(ss_target *t, ss_error *reterr);       /* opens the copy's transaction when none is */
+SS_MUST ss_status ss_tgt_copy_replace(ss_target *t, const ss_table_state *states, size_t count,
+                                      const ss_progress *progress, ss_error *reterr);
+SS_MUST ss_status ss_tgt_copy_tx(ss_target *t,
+                                 ss_error *reterr); /* opens the copy's transaction when none is */
 SS_MUST ss_status ss_tgt_copy_end_rows(ss_target *t, ss_error *reterr); /* ends a running COPY */
-/* Makes sidespool.copy_<n> for a table whose state has `beside`, when it is not there yet. (target_replace.c) */
-SS_MUST ss_status ss_tgt_beside_make(ss_target *t, const Sidespool__Schema *schema, ss_error *reterr);
+/* Makes sidespool.copy_<n> for a table whose state has `beside`, when it is not there yet.
+ * (target_replace.c) */
+SS_MUST ss_status ss_tgt_beside_make(ss_target *t, const Sidespool__Schema *schema,
+                                     ss_error *reterr);
 /* How the copy of a table stands: sidespool.table_state. */
 typedef struct {
-    bool known;      /* a copy of it was begun before (generation > 0) */
-    bool beside;     /* rows are loaded into sidespool.copy_<number> */
-    bool fresh;      /* that one was made from the source's definition, because the columns differ */
-    bool kept;       /* the table itself was there before the copy: its definition stays */
+    bool known;  /* a copy of it was begun before (generation > 0) */
+    bool beside; /* rows are loaded into sidespool.copy_<number> */
+    bool fresh;  /* that one was made from the source's definition, because the columns differ */
+    bool kept;   /* the table itself was there before the copy: its definition stays */
     uint64_t number; /* 0: not made yet */
 } ss_tgt_beside;
-SS_MUST ss_status ss_tgt_beside_get(ss_target *t, const char *ns, const char *name, ss_tgt_beside *ret, ss_error *reterr);
-SS_MUST ss_status ss_tgt_beside_drop(ss_target *t, const char *ns, const char *name, ss_error *reterr);
+SS_MUST ss_status ss_tgt_beside_get(ss_target *t, const char *ns, const char *name,
+                                    ss_tgt_beside *ret, ss_error *reterr);
+SS_MUST ss_status ss_tgt_beside_drop(ss_target *t, const char *ns, const char *name,
+                                     ss_error *reterr);
 SS_MUST ss_status ss_tgt_empty(ss_target *t, const char *ns, const char *name, ss_error *reterr);
 /* A copy's key index while it has no other. */
-SS_MUST ss_status ss_tgt_beside_index(ss_target *t, const Sidespool__Schema *schema, ss_error *reterr);
-/* Runs one definition under a savepoint. *ret_refused: 0 done or there already; else why not (static per target). */
-SS_MUST ss_status ss_tgt_object_run(ss_target *t, const char *kind, const char *ns, const char *name, const char *definition,
-                                    bool optional, char *ret_refused, size_t size, ss_error *reterr);
+SS_MUST ss_status ss_tgt_beside_index(ss_target *t, const Sidespool__Schema *schema,
+                                      ss_error *reterr);
+/* Runs one definition under a savepoint. *ret_refused: 0 done or there already; else why not
+ * (static per target). */
+SS_MUST ss_status ss_tgt_object_run(ss_target *t, const char *kind, const char *ns,
+                                    const char *name, const char *definition, bool optional,
+                                    char *ret_refused, size_t size, ss_error *reterr);
 /* Carries out the table's pending "table" objects, marking them done in the same transaction. */
-SS_MUST ss_status ss_tgt_objects_of_table(ss_target *t, const char *ns, const char *name, ss_error *reterr);
+SS_MUST ss_status ss_tgt_objects_of_table(ss_target *t, const char *ns, const char *name,
+                                          ss_error *reterr);
 SS_MUST ss_status ss_tgt_finish(ss_target *t, ss_check_line line, void *ctx, ss_error *reterr);
 
-/* ---- target_check.c, target_digest.c ------------------------------------------------------------------------------- */
-SS_MUST ss_status ss_tgt_check(const ss_target_env *env, ss_check_line line, void *ctx, ss_error *reterr);
-SS_MUST ss_status ss_tgt_digest_open(const ss_target_env *env, ss_target *live, void **ret, ss_error *reterr);
-SS_MUST ss_status ss_tgt_digest(void *digest, const Sidespool__Schema *schema, ss_digest_bucket *buckets,
-                                ss_error *reterr);
-SS_MUST ss_status ss_tgt_digest_rows(void *digest, const Sidespool__Schema *schema, const uint8_t *wanted, size_t most,
-                                     ss_arena *arena, ss_digest_row **ret, size_t *ret_count, ss_error *reterr);
+/* ---- target_check.c, target_digest.c
+ * ------------------------------------------------------------------------------- */
+SS_MUST ss_status ss_tgt_check(const ss_target_env *env, ss_check_line line, void *ctx,
+                               ss_error *reterr);
+SS_MUST ss_status ss_tgt_digest_open(const ss_target_env *env, ss_target *live, void **ret,
+                                     ss_error *reterr);
+SS_MUST ss_status ss_tgt_digest(void *digest, const Sidespool__Schema *schema,
+                                ss_digest_bucket *buckets, ss_error *reterr);
+SS_MUST ss_status ss_tgt_digest_rows(void *digest, const Sidespool__Schema *schema,
+                                     const uint8_t *wanted, size_t most, ss_arena *arena,
+                                     ss_digest_row **ret, size_t *ret_count, ss_error *reterr);
 void ss_tgt_digest_close(void *digest);
 
 #endif

@@ -1,7 +1,8 @@
-/* Tables loaded beside: a resync loads sidespool.copy_<n> while readers go on with the old rows, and puts it in place in one
- * transaction. With equal columns the old rows are deleted and the new ones inserted (MVCC: a reader sees the old or the new,
- * never an empty table; TRUNCATE would not do that). With other columns the old table is dropped, RESTRICT, and the new one,
- * made from the source's definition, takes its name in the same transaction. */
+/* Tables loaded beside: a resync loads sidespool.copy_<n> while readers go on with the old rows,
+ * and puts it in place in one transaction. With equal columns the old rows are deleted and the new
+ * ones inserted (MVCC: a reader sees the old or the new, never an empty table; TRUNCATE would not
+ * do that). With other columns the old table is dropped, RESTRICT, and the new one, made from the
+ * source's definition, takes its name in the same transaction. */
 #include "target_postgres.h"
 
 #include "sidespool/log.h"
@@ -9,11 +10,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-ss_status ss_tgt_beside_get(ss_target *t, const char *ns, const char *name, ss_tgt_beside *ret, ss_error *reterr) {
+ss_status ss_tgt_beside_get(ss_target *t, const char *ns, const char *name, ss_tgt_beside *ret,
+                            ss_error *reterr) {
     const char *values[] = {t->env->route, ns, name};
     PGresult *res = NULL;
-    ss_status status = ss_tgt_query(t, "reading a table's state", "SELECT true, beside, copy_fresh, kept, coalesce(copy_number, 0) "
-                                    "FROM sidespool.table_state WHERE route = $1 AND ns = $2 AND name = $3", 3, values, &res, reterr);
+    ss_status status =
+        ss_tgt_query(t, "reading a table's state",
+                     "SELECT true, beside, copy_fresh, kept, coalesce(copy_number, 0) "
+                     "FROM sidespool.table_state WHERE route = $1 AND ns = $2 AND name = $3",
+                     3, values, &res, reterr);
     if (status != SS_OK)
         return status;
     *ret = (ss_tgt_beside){0};
@@ -49,20 +54,29 @@ ss_status ss_tgt_beside_drop(ss_target *t, const char *ns, const char *name, ss_
     return run(t, "dropping a stale copy", reterr);
 }
 
-/* The definition names the table itself. So the old one steps aside for a moment, inside this transaction: nobody sees it. */
-static ss_status make_fresh(ss_target *t, const Sidespool__Schema *schema, uint64_t number, ss_error *reterr) {
+/* The definition names the table itself. So the old one steps aside for a moment, inside this
+ * transaction: nobody sees it. */
+static ss_status make_fresh(ss_target *t, const Sidespool__Schema *schema, uint64_t number,
+                            ss_error *reterr) {
     char of_table[300];
     snprintf(of_table, sizeof of_table, "%s.%s", schema->ns, schema->name);
     const char *values[] = {t->env->route, of_table, schema->ns, schema->name};
     PGresult *res = NULL;
-    ss_status status = ss_tgt_query(t, "reading the table's definition", "SELECT definition FROM sidespool.objects o WHERE route = $1 AND phase = 'pre' "
-        "AND of_table = $2 AND ns = $3 AND name = $4 AND kind IN ('table', 'column', 'default') AND definition <> '' AND NOT optional AND generation = "
-        "(SELECT max(generation) FROM sidespool.objects WHERE route = $1 AND phase = 'pre' AND kind = 'table' AND ns = $3 AND name = $4) ORDER BY number",
+    ss_status status = ss_tgt_query(
+        t, "reading the table's definition",
+        "SELECT definition FROM sidespool.objects o WHERE route = $1 AND phase = 'pre' "
+        "AND of_table = $2 AND ns = $3 AND name = $4 AND kind IN ('table', 'column', 'default') "
+        "AND definition <> '' AND NOT optional AND generation = "
+        "(SELECT max(generation) FROM sidespool.objects WHERE route = $1 AND phase = 'pre' AND "
+        "kind = 'table' AND ns = $3 AND name = $4) ORDER BY number",
         4, values, &res, reterr);
     if (status != SS_OK)
         return status;
     if (PQntuples(res) == 0)
-        status = ss_fail(reterr, SS_STOP, "SS-TGT-0008", "Table %s: its columns differ and the copy brought no definition of it; drop the target's table and resync it.", of_table);
+        status = ss_fail(reterr, SS_STOP, "SS-TGT-0008",
+                         "Table %s: its columns differ and the copy brought no definition of it; "
+                         "drop the target's table and resync it.",
+                         of_table);
     ss_buf_clear(&t->sql);
     ss_buf_put_str(&t->sql, "ALTER TABLE ");
     put_name(&t->sql, schema->ns, schema->name);
@@ -97,15 +111,20 @@ ss_status ss_tgt_beside_make(ss_target *t, const Sidespool__Schema *schema, ss_e
     bool fresh = status != SS_OK;
     const char *values[] = {t->env->route, schema->ns, schema->name, fresh ? "t" : "f"};
     PGresult *res = NULL;
-    status = ss_tgt_query(t, "writing a table's state", "UPDATE sidespool.table_state SET copy_number = nextval('sidespool.copy_number'), "
-                          "copy_fresh = $4::text::boolean WHERE route = $1 AND ns = $2 AND name = $3 RETURNING copy_number", 4, values, &res, reterr);
+    status = ss_tgt_query(
+        t, "writing a table's state",
+        "UPDATE sidespool.table_state SET copy_number = nextval('sidespool.copy_number'), "
+        "copy_fresh = $4::text::boolean WHERE route = $1 AND ns = $2 AND name = $3 RETURNING "
+        "copy_number",
+        4, values, &res, reterr);
     if (status != SS_OK)
         return status;
     uint64_t number = strtoull(PQgetvalue(res, 0, 0), NULL, 10);
     PQclear(res);
     ss_tgt_tables_forget(t);
     if (fresh) {
-        SS_LOG(SS_INFO, "table_made_anew", SS_S("route", t->env->route), SS_S("difference", difference.text));
+        SS_LOG(SS_INFO, "table_made_anew", SS_S("route", t->env->route),
+               SS_S("difference", difference.text));
         return make_fresh(t, schema, number, reterr);
     }
     ss_buf_clear(&t->sql);
@@ -133,13 +152,20 @@ ss_status ss_tgt_beside_index(ss_target *t, const Sidespool__Schema *schema, ss_
     return keys > 0 && keys <= 32 ? run(t, "indexing the table of a resync", reterr) : SS_OK;
 }
 
-/* ---- putting in place --------------------------------------------------------------------------------------------------------- */
-static ss_status insert_columns(ss_target *t, const ss_table_state *s, ss_buf *out, ss_error *reterr) {
+/* ---- putting in place
+ * ---------------------------------------------------------------------------------------------------------
+ */
+static ss_status insert_columns(ss_target *t, const ss_table_state *s, ss_buf *out,
+                                ss_error *reterr) {
     const char *values[] = {s->ns, s->name};
     PGresult *res = NULL;
-    ss_status status = ss_tgt_query(t, "reading the table's columns", "SELECT a.attname FROM pg_attribute a JOIN pg_class r ON r.oid = a.attrelid "
-                                    "JOIN pg_namespace n ON n.oid = r.relnamespace WHERE n.nspname = $1 AND r.relname = $2 AND a.attnum > 0 "
-                                    "AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum", 2, values, &res, reterr);
+    ss_status status =
+        ss_tgt_query(t, "reading the table's columns",
+                     "SELECT a.attname FROM pg_attribute a JOIN pg_class r ON r.oid = a.attrelid "
+                     "JOIN pg_namespace n ON n.oid = r.relnamespace WHERE n.nspname = $1 AND "
+                     "r.relname = $2 AND a.attnum > 0 "
+                     "AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum",
+                     2, values, &res, reterr);
     if (status != SS_OK)
         return status;
     for (int i = 0; i < PQntuples(res); i++) {
@@ -150,7 +176,8 @@ static ss_status insert_columns(ss_target *t, const ss_table_state *s, ss_buf *o
     return out->bad ? ss_tgt_nomem(reterr) : SS_OK;
 }
 
-static ss_status replace_rows(ss_target *t, const ss_table_state *s, uint64_t number, ss_error *reterr) {
+static ss_status replace_rows(ss_target *t, const ss_table_state *s, uint64_t number,
+                              ss_error *reterr) {
     ss_buf columns;
     ss_buf_init(&columns);
     ss_status status = insert_columns(t, s, &columns, reterr);
@@ -161,7 +188,8 @@ static ss_status replace_rows(ss_target *t, const ss_table_state *s, uint64_t nu
     put_name(&t->sql, s->ns, s->name);
     if (columns.len > 0)
         ss_buf_printf(&t->sql, " (%s) OVERRIDING SYSTEM VALUE", ss_buf_cstr(&columns));
-    ss_buf_printf(&t->sql, " SELECT %s FROM sidespool.copy_%" PRIu64 "; DROP TABLE sidespool.copy_%" PRIu64,
+    ss_buf_printf(&t->sql,
+                  " SELECT %s FROM sidespool.copy_%" PRIu64 "; DROP TABLE sidespool.copy_%" PRIu64,
                   columns.len > 0 ? ss_buf_cstr(&columns) : "", number, number);
     ss_buf_done(&columns);
     char what[200];
@@ -169,7 +197,8 @@ static ss_status replace_rows(ss_target *t, const ss_table_state *s, uint64_t nu
     return status == SS_OK ? run(t, what, reterr) : status;
 }
 
-static ss_status replace_table(ss_target *t, const ss_table_state *s, uint64_t number, ss_error *reterr) {
+static ss_status replace_table(ss_target *t, const ss_table_state *s, uint64_t number,
+                               ss_error *reterr) {
     ss_buf_clear(&t->sql);
     ss_buf_put_str(&t->sql, "DROP TABLE ");
     put_name(&t->sql, s->ns, s->name);
@@ -191,18 +220,23 @@ static ss_status replace(ss_target *t, const ss_table_state *s, ss_error *reterr
     ss_tgt_beside how = {0};
     ss_status status = ss_tgt_beside_get(t, s->ns, s->name, &how, reterr);
     if (status == SS_OK && s->beside && how.beside && how.number != 0) {
-        status = how.fresh ? replace_table(t, s, how.number, reterr) : replace_rows(t, s, how.number, reterr);
+        status = how.fresh ? replace_table(t, s, how.number, reterr)
+                           : replace_rows(t, s, how.number, reterr);
         const char *values[] = {t->env->route, s->ns, s->name};
         if (status == SS_OK)
-            status = ss_tgt_query(t, "writing a table's state", "UPDATE sidespool.table_state SET copy_number = NULL, copy_fresh = false "
-                                  "WHERE route = $1 AND ns = $2 AND name = $3", 3, values, NULL, reterr);
+            status = ss_tgt_query(
+                t, "writing a table's state",
+                "UPDATE sidespool.table_state SET copy_number = NULL, copy_fresh = false "
+                "WHERE route = $1 AND ns = $2 AND name = $3",
+                3, values, NULL, reterr);
     }
     ss_table_state state = *s;
     state.beside = false;
     return status == SS_OK ? ss_tgt_put_state(t, &state, reterr) : status;
 }
 
-ss_status ss_tgt_copy_replace(ss_target *t, const ss_table_state *states, size_t count, const ss_progress *progress, ss_error *reterr) {
+ss_status ss_tgt_copy_replace(ss_target *t, const ss_table_state *states, size_t count,
+                              const ss_progress *progress, ss_error *reterr) {
     ss_status status = ss_tgt_copy_end_rows(t, reterr);
     if (status == SS_OK)
         status = ss_tgt_copy_tx(t, reterr);

@@ -1,8 +1,10 @@
-/* A table as it stands in the target: its columns against the Schema, and how a text value becomes the column's type.
+/* A table as it stands in the target: its columns against the Schema, and how a text value becomes
+ * the column's type.
  *
- * Values arrive as the source's text output. Reading them must be exactly the type's input function. For nearly all types a
- * cast from text is that; where pg_cast holds a function of its own for text ("char" takes the first byte, regclass parses a
- * name and refuses a number, xml, citext…) the input function is called by name. */
+ * Values arrive as the source's text output. Reading them must be exactly the type's input
+ * function. For nearly all types a cast from text is that; where pg_cast holds a function of its
+ * own for text ("char" takes the first byte, regclass parses a name and refuses a number, xml,
+ * citext…) the input function is called by name. */
 #include "target_postgres.h"
 
 #include <inttypes.h>
@@ -11,23 +13,44 @@
 
 static const char COLUMNS[] =
     "SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attidentity, a.attgenerated, b.oid, "
-    "(SELECT format('%I.%I', n.nspname, p.proname) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace "
-    " WHERE p.oid = b.typinput AND EXISTS (SELECT FROM pg_cast c WHERE c.castsource = 25 AND c.casttarget = b.oid AND c.castmethod = 'f')), "
-    "(SELECT p.pronargs FROM pg_proc p WHERE p.oid = b.typinput), CASE WHEN b.typelem <> 0 THEN b.typelem ELSE b.oid END, "
-    "(SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname) FROM pg_opclass k JOIN pg_am m ON m.oid = k.opcmethod AND m.amname = 'btree' "
-    " JOIN pg_amop x ON x.amopfamily = k.opcfamily AND x.amoplefttype = k.opcintype AND x.amoprighttype = k.opcintype AND x.amopstrategy = 3 "
+    "(SELECT format('%I.%I', n.nspname, p.proname) FROM pg_proc p JOIN pg_namespace n ON n.oid = "
+    "p.pronamespace "
+    " WHERE p.oid = b.typinput AND EXISTS (SELECT FROM pg_cast c WHERE c.castsource = 25 AND "
+    "c.casttarget = b.oid AND c.castmethod = 'f')), "
+    "(SELECT p.pronargs FROM pg_proc p WHERE p.oid = b.typinput), CASE WHEN b.typelem <> 0 THEN "
+    "b.typelem ELSE b.oid END, "
+    "(SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname) FROM pg_opclass k JOIN pg_am m ON "
+    "m.oid = k.opcmethod AND m.amname = 'btree' "
+    " JOIN pg_amop x ON x.amopfamily = k.opcfamily AND x.amoplefttype = k.opcintype AND "
+    "x.amoprighttype = k.opcintype AND x.amopstrategy = 3 "
     " JOIN pg_operator o ON o.oid = x.amopopr JOIN pg_namespace n ON n.oid = o.oprnamespace "
     " WHERE k.opcintype = b.oid AND k.opcdefault AND n.nspname <> 'pg_catalog' LIMIT 1), "
-    "a.attcollation = 0 OR coalesce((SELECT (to_jsonb(l) ->> 'collisdeterministic')::boolean FROM pg_collation l WHERE l.oid = a.attcollation), true) "
-    "FROM pg_class r JOIN pg_namespace rn ON rn.oid = r.relnamespace JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped "
-    "CROSS JOIN LATERAL (WITH RECURSIVE d(oid) AS (SELECT a.atttypid UNION ALL SELECT y.typbasetype FROM d JOIN pg_type y ON y.oid = d.oid "
-    " WHERE y.typtype = 'd') SELECT y.oid, y.typinput, y.typelem FROM d JOIN pg_type y ON y.oid = d.oid WHERE y.typtype <> 'd') b "
+    "a.attcollation = 0 OR coalesce((SELECT (to_jsonb(l) ->> 'collisdeterministic')::boolean FROM "
+    "pg_collation l WHERE l.oid = a.attcollation), true) "
+    "FROM pg_class r JOIN pg_namespace rn ON rn.oid = r.relnamespace JOIN pg_attribute a ON "
+    "a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped "
+    "CROSS JOIN LATERAL (WITH RECURSIVE d(oid) AS (SELECT a.atttypid UNION ALL SELECT "
+    "y.typbasetype FROM d JOIN pg_type y ON y.oid = d.oid "
+    " WHERE y.typtype = 'd') SELECT y.oid, y.typinput, y.typelem FROM d JOIN pg_type y ON y.oid = "
+    "d.oid WHERE y.typtype <> 'd') b "
     "WHERE rn.nspname = $1 AND r.relname = $2 ORDER BY a.attnum";
-enum { C_NAME, C_TYPE, C_IDENTITY, C_GENERATED, C_BASE, C_INPUT, C_INPUT_ARGS, C_IOPARAM, C_EQUAL, C_DETERMINISTIC };
+enum {
+    C_NAME,
+    C_TYPE,
+    C_IDENTITY,
+    C_GENERATED,
+    C_BASE,
+    C_INPUT,
+    C_INPUT_ARGS,
+    C_IOPARAM,
+    C_EQUAL,
+    C_DETERMINISTIC
+};
 
 void ss_tgt_put_cast(ss_buf *out, const ss_tgt_column *column, const char *source) {
     if (column->input != NULL)
-        ss_buf_printf(out, "%s(textout(%s)%s)::%s", column->input, source, column->input_tail, column->type);
+        ss_buf_printf(out, "%s(textout(%s)%s)::%s", column->input, source, column->input_tail,
+                      column->type);
     else
         ss_buf_printf(out, "%s::%s", source, column->type);
 }
@@ -40,7 +63,9 @@ void ss_tgt_put_columns(ss_buf *out, const ss_tgt_table *table) {
     }
 }
 
-/* ---- loading ------------------------------------------------------------------------------------------------------------ */
+/* ---- loading
+ * ------------------------------------------------------------------------------------------------------------
+ */
 static char *quoted(ss_arena *arena, const char *name) {
     ss_buf buf;
     ss_buf_init(&buf);
@@ -50,9 +75,11 @@ static char *quoted(ss_arena *arena, const char *name) {
     return ret;
 }
 
-/* Types whose = holds only between equal texts (so that an index finds the very row of a table without key). */
+/* Types whose = holds only between equal texts (so that an index finds the very row of a table
+ * without key). */
 static void judge_equality(ss_tgt_column *c, Oid base, bool deterministic) {
-    static const Oid same[] = {16, 17, 19, 20, 21, 23, 25, 26, 1043, 1082, 1114, 1184, 2950, 829, 0};
+    static const Oid same[] = {16,   17,   19,   20,   21,   23,  25, 26,
+                               1043, 1082, 1114, 1184, 2950, 829, 0};
     static const Oid weak[] = {700, 701, 1042, 1186, 1266, 1700, 1083, 0};
     for (size_t i = 0; same[i] != 0; i++)
         if (same[i] == base)
@@ -64,20 +91,25 @@ static void judge_equality(ss_tgt_column *c, Oid base, bool deterministic) {
 
 static bool load_column(PGresult *res, int row, ss_arena *arena, ss_tgt_column *c) {
     c->ident = quoted(arena, PQgetvalue(res, row, C_NAME));
-    c->type = ss_arena_strndup(arena, PQgetvalue(res, row, C_TYPE), (size_t)PQgetlength(res, row, C_TYPE));
+    c->type = ss_arena_strndup(arena, PQgetvalue(res, row, C_TYPE),
+                               (size_t)PQgetlength(res, row, C_TYPE));
     c->identity_always = PQgetvalue(res, row, C_IDENTITY)[0] == 'a';
     c->equal = "=";
     if (!PQgetisnull(res, row, C_EQUAL))
-        c->equal = ss_arena_strndup(arena, PQgetvalue(res, row, C_EQUAL), (size_t)PQgetlength(res, row, C_EQUAL));
+        c->equal = ss_arena_strndup(arena, PQgetvalue(res, row, C_EQUAL),
+                                    (size_t)PQgetlength(res, row, C_EQUAL));
     if (!PQgetisnull(res, row, C_INPUT)) {
-        c->input = ss_arena_strndup(arena, PQgetvalue(res, row, C_INPUT), (size_t)PQgetlength(res, row, C_INPUT));
-        c->input_tail = atoi(PQgetvalue(res, row, C_INPUT_ARGS)) >= 3
-                            ? ss_arena_printf(arena, ", %s::oid, -1", PQgetvalue(res, row, C_IOPARAM))
-                            : "";
+        c->input = ss_arena_strndup(arena, PQgetvalue(res, row, C_INPUT),
+                                    (size_t)PQgetlength(res, row, C_INPUT));
+        c->input_tail =
+            atoi(PQgetvalue(res, row, C_INPUT_ARGS)) >= 3
+                ? ss_arena_printf(arena, ", %s::oid, -1", PQgetvalue(res, row, C_IOPARAM))
+                : "";
         if (c->input == NULL || c->input_tail == NULL)
             return false;
     }
-    judge_equality(c, (Oid)strtoul(PQgetvalue(res, row, C_BASE), NULL, 10), PQgetvalue(res, row, C_DETERMINISTIC)[0] == 't');
+    judge_equality(c, (Oid)strtoul(PQgetvalue(res, row, C_BASE), NULL, 10),
+                   PQgetvalue(res, row, C_DETERMINISTIC)[0] == 't');
     return c->ident != NULL && c->type != NULL && c->equal != NULL;
 }
 
@@ -103,24 +135,35 @@ static ss_status differences(PGresult *res, const Sidespool__Schema *schema, ss_
         if (row < 0 && c->generated)
             continue;
         if (row < 0)
-            return ss_fail(reterr, SS_STOP, "SS-TGT-0008", "Table %s.%s: the source has a column %s (%s) that the target has not; " REMEDY ".",
-                           schema->ns, schema->name, c->name, c->native_type);
+            return ss_fail(
+                reterr, SS_STOP, "SS-TGT-0008",
+                "Table %s.%s: the source has a column %s (%s) that the target has not; " REMEDY ".",
+                schema->ns, schema->name, c->name, c->native_type);
         bool generated = PQgetvalue(res, row, C_GENERATED)[0] != '\0';
         if (generated != (bool)c->generated)
-            return ss_fail(reterr, SS_STOP, "SS-TGT-0008", "Table %s.%s: column %s is %s in the target, but %s in the source; " REMEDY ".",
-                           schema->ns, schema->name, c->name, generated ? "generated" : "stored", generated ? "stored" : "generated");
+            return ss_fail(
+                reterr, SS_STOP, "SS-TGT-0008",
+                "Table %s.%s: column %s is %s in the target, but %s in the source; " REMEDY ".",
+                schema->ns, schema->name, c->name, generated ? "generated" : "stored",
+                generated ? "stored" : "generated");
         if (strcmp(PQgetvalue(res, row, C_TYPE), c->native_type) != 0)
-            return ss_fail(reterr, SS_STOP, "SS-TGT-0008", "Table %s.%s: column %s is %s in the target, but %s in the source; " REMEDY ".",
-                           schema->ns, schema->name, c->name, PQgetvalue(res, row, C_TYPE), c->native_type);
+            return ss_fail(
+                reterr, SS_STOP, "SS-TGT-0008",
+                "Table %s.%s: column %s is %s in the target, but %s in the source; " REMEDY ".",
+                schema->ns, schema->name, c->name, PQgetvalue(res, row, C_TYPE), c->native_type);
     }
     for (int i = 0; i < PQntuples(res); i++)
-        if (PQgetvalue(res, i, C_GENERATED)[0] == '\0' && schema_column(schema, PQgetvalue(res, i, C_NAME)) == NULL)
-            return ss_fail(reterr, SS_STOP, "SS-TGT-0008", "Table %s.%s: the target has a column %s (%s) that the source has not; " REMEDY ".",
-                           schema->ns, schema->name, PQgetvalue(res, i, C_NAME), PQgetvalue(res, i, C_TYPE));
+        if (PQgetvalue(res, i, C_GENERATED)[0] == '\0' &&
+            schema_column(schema, PQgetvalue(res, i, C_NAME)) == NULL)
+            return ss_fail(
+                reterr, SS_STOP, "SS-TGT-0008",
+                "Table %s.%s: the target has a column %s (%s) that the source has not; " REMEDY ".",
+                schema->ns, schema->name, PQgetvalue(res, i, C_NAME), PQgetvalue(res, i, C_TYPE));
     return SS_OK;
 }
 
-static ss_status fill(ss_tgt_table *table, PGresult *res, const Sidespool__Schema *schema, ss_error *reterr) {
+static ss_status fill(ss_tgt_table *table, PGresult *res, const Sidespool__Schema *schema,
+                      ss_error *reterr) {
     ss_arena *arena = table->arena;
     table->columns = ss_arena_zalloc(arena, (schema->n_columns + 1) * sizeof *table->columns);
     if (table->columns == NULL)
@@ -129,7 +172,9 @@ static ss_status fill(ss_tgt_table *table, PGresult *res, const Sidespool__Schem
     for (size_t i = 0; i < schema->n_columns; i++) {
         const Sidespool__Column *c = schema->columns[i];
         if (c->generated)
-            return ss_fail(reterr, SS_STOP, "SS-TGT-0008", "Table %s.%s: the schema lists generated column %s, which no row holds; resync the table.",
+            return ss_fail(reterr, SS_STOP, "SS-TGT-0008",
+                           "Table %s.%s: the schema lists generated column %s, which no row holds; "
+                           "resync the table.",
                            schema->ns, schema->name, c->name);
         if (!load_column(res, find_column(res, c->name), arena, &table->columns[table->count++]))
             return ss_tgt_nomem(reterr);
@@ -144,39 +189,55 @@ static ss_status harmless(ss_target *t, const char *ns, const char *name, ss_err
         return SS_OK;
     const char *values[] = {ns, name};
     PGresult *res = NULL;
-    ss_status status = ss_tgt_query(t, "looking for triggers",
-        "SELECT 'trigger ' || g.tgname FROM pg_trigger g JOIN pg_class r ON r.oid = g.tgrelid JOIN pg_namespace n ON n.oid = r.relnamespace "
-        "LEFT JOIN pg_constraint k ON k.oid = g.tgconstraint WHERE n.nspname = $1 AND r.relname = $2 AND g.tgenabled IN ('O', 'A') "
-        "AND (k.contype IS NULL OR k.contype = 'f') UNION ALL SELECT 'rule ' || w.rulename FROM pg_rewrite w JOIN pg_class r ON r.oid = w.ev_class "
-        "JOIN pg_namespace n ON n.oid = r.relnamespace WHERE n.nspname = $1 AND r.relname = $2 AND r.relkind <> 'v' AND w.ev_enabled IN ('O', 'A') "
-        "AND w.ev_type IN ('2', '3', '4') LIMIT 1", 2, values, &res, reterr);
+    ss_status status =
+        ss_tgt_query(t, "looking for triggers",
+                     "SELECT 'trigger ' || g.tgname FROM pg_trigger g JOIN pg_class r ON r.oid = "
+                     "g.tgrelid JOIN pg_namespace n ON n.oid = r.relnamespace "
+                     "LEFT JOIN pg_constraint k ON k.oid = g.tgconstraint WHERE n.nspname = $1 AND "
+                     "r.relname = $2 AND g.tgenabled IN ('O', 'A') "
+                     "AND (k.contype IS NULL OR k.contype = 'f') UNION ALL SELECT 'rule ' || "
+                     "w.rulename FROM pg_rewrite w JOIN pg_class r ON r.oid = w.ev_class "
+                     "JOIN pg_namespace n ON n.oid = r.relnamespace WHERE n.nspname = $1 AND "
+                     "r.relname = $2 AND r.relkind <> 'v' AND w.ev_enabled IN ('O', 'A') "
+                     "AND w.ev_type IN ('2', '3', '4') LIMIT 1",
+                     2, values, &res, reterr);
     if (status != SS_OK)
         return status;
     if (PQntuples(res) > 0)
-        status = ss_fail(reterr, SS_STOP, "SS-TGT-0010", "Table %s.%s: %s would fire for each change, because the target does not let us set "
-                         "session_replication_role; GRANT SET ON PARAMETER session_replication_role TO the route's role (15+), or disable it on the copy.",
-                         ns, name, PQgetvalue(res, 0, 0));
+        status = ss_fail(
+            reterr, SS_STOP, "SS-TGT-0010",
+            "Table %s.%s: %s would fire for each change, because the target does not let us set "
+            "session_replication_role; GRANT SET ON PARAMETER session_replication_role TO the "
+            "route's role (15+), or disable it on the copy.",
+            ns, name, PQgetvalue(res, 0, 0));
     PQclear(res);
     return status;
 }
 
 /* ns.name is where the rows are (the table, or where a resync loads it). */
-static ss_status relation(ss_target *t, ss_tgt_table *table, const Sidespool__Schema *schema, const char *ns, const char *name,
-                          ss_error *reterr) {
+static ss_status relation(ss_target *t, ss_tgt_table *table, const Sidespool__Schema *schema,
+                          const char *ns, const char *name, ss_error *reterr) {
     const char *values[] = {ns, name};
     PGresult *res = NULL;
-    ss_status status = ss_tgt_query(t, "reading the table's kind", "SELECT r.relkind, EXISTS (SELECT FROM pg_index i WHERE i.indrelid = r.oid "
-                                    "AND i.indisprimary AND NOT i.indimmediate) FROM pg_class r JOIN pg_namespace n ON n.oid = r.relnamespace "
-                                    "WHERE n.nspname = $1 AND r.relname = $2", 2, values, &res, reterr);
+    ss_status status =
+        ss_tgt_query(t, "reading the table's kind",
+                     "SELECT r.relkind, EXISTS (SELECT FROM pg_index i WHERE i.indrelid = r.oid "
+                     "AND i.indisprimary AND NOT i.indimmediate) FROM pg_class r JOIN pg_namespace "
+                     "n ON n.oid = r.relnamespace "
+                     "WHERE n.nspname = $1 AND r.relname = $2",
+                     2, values, &res, reterr);
     if (status != SS_OK)
         return status;
     char kind = PQntuples(res) == 1 ? PQgetvalue(res, 0, 0)[0] : '\0';
     table->key_deferred = PQntuples(res) == 1 && PQgetvalue(res, 0, 1)[0] == 't';
     PQclear(res);
     if (kind == '\0')
-        return ss_fail(reterr, SS_STOP, "SS-TGT-0018", "Table %s.%s is missing on the target: resync it.", ns, name);
+        return ss_fail(reterr, SS_STOP, "SS-TGT-0018",
+                       "Table %s.%s is missing on the target: resync it.", ns, name);
     if (kind != 'r' && kind != 'p')
-        return ss_fail(reterr, SS_STOP, "SS-TGT-0008", "%s.%s on the target is not a table (kind %c): rename it and resync.", ns, name, kind);
+        return ss_fail(reterr, SS_STOP, "SS-TGT-0008",
+                       "%s.%s on the target is not a table (kind %c): rename it and resync.", ns,
+                       name, kind);
     table->partitioned = kind == 'p';
     table->only = table->partitioned ? "" : "ONLY ";
     ss_buf buf;
@@ -190,8 +251,8 @@ static ss_status relation(ss_target *t, ss_tgt_table *table, const Sidespool__Sc
     return table->name != NULL && table->shown != NULL ? SS_OK : ss_tgt_nomem(reterr);
 }
 
-ss_status ss_tgt_table_load(ss_target *t, const Sidespool__Schema *schema, const char *ns, const char *name, ss_tgt_table **ret,
-                            ss_error *reterr) {
+ss_status ss_tgt_table_load(ss_target *t, const Sidespool__Schema *schema, const char *ns,
+                            const char *name, ss_tgt_table **ret, ss_error *reterr) {
     ss_arena *arena = ss_arena_new(8u << 20);
     ss_tgt_table *table = arena != NULL ? ss_arena_zalloc(arena, sizeof *table) : NULL;
     if (table == NULL) {
@@ -232,7 +293,8 @@ void ss_tgt_tables_forget(ss_target *t) {
     }
 }
 
-ss_status ss_tgt_table_get(ss_target *t, const Sidespool__Schema *schema, bool beside, ss_tgt_table **ret, ss_error *reterr) {
+ss_status ss_tgt_table_get(ss_target *t, const Sidespool__Schema *schema, bool beside,
+                           ss_tgt_table **ret, ss_error *reterr) {
     for (ss_tgt_table *table = t->tables; table != NULL; table = table->next)
         if (table->schema_id == schema->id && table->beside == beside) {
             *ret = table;

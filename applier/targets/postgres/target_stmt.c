@@ -1,8 +1,9 @@
 /* Prepared statements and the pipeline.
  *
- * A batch is sent without waiting: preparations, rows, states and progress, then one sync. libpq answers in order, and after
- * the first error the server skips to the sync, so the answers say exactly how far it came. Prepared statements outlive
- * transactions; one whose preparation was skipped is forgotten here, too. */
+ * A batch is sent without waiting: preparations, rows, states and progress, then one sync. libpq
+ * answers in order, and after the first error the server skips to the sync, so the answers say
+ * exactly how far it came. Prepared statements outlive transactions; one whose preparation was
+ * skipped is forgotten here, too. */
 #include "target_postgres.h"
 
 #include <inttypes.h>
@@ -59,7 +60,8 @@ void ss_tgt_stmts_forget(ss_target *t) {
 ss_tgt_stmt *ss_tgt_stmt_find(ss_target *t) {
     uint64_t hash = hash_of(t->key.ptr, t->key.len);
     for (ss_tgt_stmt *s = t->slots[hash % SS_TGT_STMT_SLOTS]; s != NULL; s = s->chain)
-        if (s->hash == hash && s->key_len == t->key.len && memcmp(s->key, t->key.ptr, s->key_len) == 0) {
+        if (s->hash == hash && s->key_len == t->key.len &&
+            memcmp(s->key, t->key.ptr, s->key_len) == 0) {
             unlink_use(t, s);
             link_newest(t, s);
             return s;
@@ -67,7 +69,9 @@ ss_tgt_stmt *ss_tgt_stmt_find(ss_target *t) {
     return NULL;
 }
 
-/* ---- the pipeline -------------------------------------------------------------------------------------------------------- */
+/* ---- the pipeline
+ * --------------------------------------------------------------------------------------------------------
+ */
 static ss_status owe(ss_target *t, ss_tgt_answer answer, ss_error *reterr) {
     if (t->answer_count == t->answer_cap) {
         size_t cap = t->answer_cap == 0 ? 256 : 2 * t->answer_cap;
@@ -100,7 +104,8 @@ static ss_status evict(ss_target *t, ss_error *reterr) {
     ss_tgt_stmt *old = t->oldest;
     stmt_name(old, name, sizeof name);
     snprintf(sql, sizeof sql, "DEALLOCATE %s", name);
-    /* Answers still owed may point to it (its preparation in this very pipeline); they only forget it. */
+    /* Answers still owed may point to it (its preparation in this very pipeline); they only forget
+     * it. */
     for (size_t i = 0; i < t->answer_count; i++)
         if (t->answers[i].stmt == old)
             t->answers[i].stmt = NULL;
@@ -108,7 +113,8 @@ static ss_status evict(ss_target *t, ss_error *reterr) {
     return ss_tgt_control(t, sql, reterr);
 }
 
-ss_status ss_tgt_stmt_make(ss_target *t, int params, Oid type, ss_tgt_stmt **ret, ss_error *reterr) {
+ss_status ss_tgt_stmt_make(ss_target *t, int params, Oid type, ss_tgt_stmt **ret,
+                           ss_error *reterr) {
     const char *sql = ss_buf_cstr(&t->sql);
     if (t->sql.bad || t->key.bad)
         return ss_tgt_nomem(reterr);
@@ -142,11 +148,13 @@ ss_status ss_tgt_stmt_make(ss_target *t, int params, Oid type, ss_tgt_stmt **ret
     return status;
 }
 
-ss_status ss_tgt_stmt_send(ss_target *t, ss_tgt_stmt *stmt, int params, ss_tgt_answer answer, ss_error *reterr) {
+ss_status ss_tgt_stmt_send(ss_target *t, ss_tgt_stmt *stmt, int params, ss_tgt_answer answer,
+                           ss_error *reterr) {
     char name[32];
     stmt_name(stmt, name, sizeof name);
     ss_status status = owe(t, answer, reterr);
-    if (status == SS_OK && PQsendQueryPrepared(t->conn, name, params, t->values, t->lengths, t->formats, 0) != 1)
+    if (status == SS_OK &&
+        PQsendQueryPrepared(t->conn, name, params, t->values, t->lengths, t->formats, 0) != 1)
         status = ss_tgt_error(t->conn, NULL, "sending to the target", reterr);
     return status;
 }
@@ -170,10 +178,13 @@ ss_status ss_tgt_values_room(ss_target *t, size_t count, ss_error *reterr) {
     return SS_OK;
 }
 
-/* ---- reading the answers ---------------------------------------------------------------------------------------------------- */
+/* ---- reading the answers
+ * ----------------------------------------------------------------------------------------------------
+ */
 static void describe(const ss_tgt_answer *a, char *ret, size_t size) {
     if (a->kind == SS_TGT_ROWS && a->sequence != 0)
-        snprintf(ret, size, "table %s, %s, record %" PRIu64, a->table->shown, ss_tgt_op_name(a->op), a->sequence);
+        snprintf(ret, size, "table %s, %s, record %" PRIu64, a->table->shown, ss_tgt_op_name(a->op),
+                 a->sequence);
     else if (a->kind == SS_TGT_ROWS)
         snprintf(ret, size, "table %s, %s", a->table->shown, ss_tgt_op_name(a->op));
     else
@@ -184,20 +195,25 @@ static ss_status drift(const ss_tgt_answer *a, uint64_t matched, ss_error *reter
     char record[48] = "";
     if (a->sequence != 0)
         snprintf(record, sizeof record, " (record %" PRIu64 ")", a->sequence);
-    return ss_fail(reterr, SS_STOP, "SS-TGT-0007", "Drift in table %s: %s%s expected %" PRIu64 " row%s, matched %" PRIu64 "; the copy was written by somebody else: "
-                   "verify --table %s names the rows, resync makes it equal.", a->table->shown, ss_tgt_op_name(a->op), record, a->expected,
+    return ss_fail(reterr, SS_STOP, "SS-TGT-0007",
+                   "Drift in table %s: %s%s expected %" PRIu64 " row%s, matched %" PRIu64
+                   "; the copy was written by somebody else: "
+                   "verify --table %s names the rows, resync makes it equal.",
+                   a->table->shown, ss_tgt_op_name(a->op), record, a->expected,
                    a->expected == 1 ? "" : "s", matched, a->table->shown);
 }
 
 /* One answer. SS_BUSY: a group that the table's order may still heal. */
-static ss_status judge(ss_target *t, const ss_tgt_answer *a, PGresult *res, ss_tgt_trouble *trouble, ss_error *reterr) {
+static ss_status judge(ss_target *t, const ss_tgt_answer *a, PGresult *res, ss_tgt_trouble *trouble,
+                       ss_error *reterr) {
     ExecStatusType got = PQresultStatus(res);
     if (got == PGRES_PIPELINE_ABORTED)
         return SS_OK; /* the failure before it speaks */
     char what[256];
     if (got != PGRES_COMMAND_OK && got != PGRES_TUPLES_OK) {
         const char *state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
-        if (a->kind == SS_TGT_ROWS && !a->ordered && state != NULL && ss_tgt_sqlstate_refusal(state)) {
+        if (a->kind == SS_TGT_ROWS && !a->ordered && state != NULL &&
+            ss_tgt_sqlstate_refusal(state)) {
             *trouble = (ss_tgt_trouble){.table = a->table, .refused = true};
             return SS_BUSY;
         }
@@ -216,10 +232,12 @@ static ss_status judge(ss_target *t, const ss_tgt_answer *a, PGresult *res, ss_t
 }
 
 /* Takes one whole answer (a result, then NULL). Only the first trouble counts. */
-static ss_status read_one(ss_target *t, size_t i, ss_tgt_trouble *trouble, ss_status so_far, ss_error *reterr) {
+static ss_status read_one(ss_target *t, size_t i, ss_tgt_trouble *trouble, ss_status so_far,
+                          ss_error *reterr) {
     PGresult *res = PQgetResult(t->conn);
     if (res == NULL)
-        return so_far == SS_OK ? ss_tgt_error(t->conn, NULL, "reading the target's answers", reterr) : so_far;
+        return so_far == SS_OK ? ss_tgt_error(t->conn, NULL, "reading the target's answers", reterr)
+                               : so_far;
     ss_tgt_answer *a = &t->answers[i];
     if (a->kind == SS_TGT_PREPARE && a->stmt != NULL && PQresultStatus(res) != PGRES_COMMAND_OK)
         forget(t, a->stmt);
@@ -239,7 +257,9 @@ ss_status ss_tgt_pipe_close(ss_target *t, ss_tgt_trouble *trouble, ss_error *ret
         status = read_one(t, i, trouble, status, reterr);
     t->answer_count = 0;
     if (PQstatus(t->conn) != CONNECTION_OK)
-        return status == SS_OK || status == SS_BUSY ? ss_tgt_error(t->conn, NULL, "reading the target's answers", reterr) : status;
+        return status == SS_OK || status == SS_BUSY
+                   ? ss_tgt_error(t->conn, NULL, "reading the target's answers", reterr)
+                   : status;
     PGresult *res = PQgetResult(t->conn);
     bool synced = PQresultStatus(res) == PGRES_PIPELINE_SYNC;
     PQclear(res);
