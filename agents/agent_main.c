@@ -9,6 +9,7 @@
 #include "agents/requests.h"
 #include "sidespool/daemon.h"
 #include "sidespool/log.h"
+#include "sidespool/spool.h"
 
 #include <getopt.h>
 #include <stdio.h>
@@ -298,7 +299,9 @@ int main(int argc, char **argv) {
         status = run(&agent, &err);
     if (status != SS_OK)
         ss_log_error(SS_ERROR, "not_started", &err);
-    code = status == SS_OK ? SS_EXIT_DONE : SS_EXIT_IO;
+    /* Another agent that still runs may end: a service manager tries again. */
+    bool locked = status != SS_OK && err.code != NULL && strcmp(err.code, SS_SPOOL_LOCKED) == 0;
+    code = status == SS_OK ? SS_EXIT_DONE : locked ? SS_EXIT_AGAIN : SS_EXIT_IO;
     leave(&agent, code);
     return code;
 }

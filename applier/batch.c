@@ -420,7 +420,8 @@ static bool row_fits(const Sidespool__Schema *schema, const ss_row *row) {
 ss_status ss_batcher_add(ss_batcher *b, const Sidespool__Schema *schema, const ss_change *change, uint64_t sequence,
                          ss_error *reterr) {
     bool wants_after = change->op != SIDESPOOL__OP__OP_DELETE;
-    if (!row_fits(schema, &change->before) || !row_fits(schema, &change->after) || wants_after != (change->after.count > 0))
+    if (!row_fits(schema, &change->before) || !row_fits(schema, &change->after) ||
+        (schema->n_columns > 0 && wants_after != (change->after.count > 0))) /* a row of a table without columns has no cells */
         return ss_fail(reterr, SS_STOP, "SS-ROUTE-0004", "record %llu of the stream does not fit the schema of table %s.%s; run sidespool spool verify",
                        (unsigned long long)sequence, schema->ns, schema->name);
     uint32_t table = table_of(b, schema);
