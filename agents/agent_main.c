@@ -53,7 +53,7 @@ static int usage(FILE *out, int code) {
             "  --check                    examine every precondition, print one line each, exit 0 "
             "or 78\n"
             "  --version                  print the version\n"
-            "  --print-options-markdown   print the reference of the file's keys\n"
+            "  --help-markdown            the same keys as Markdown, for the reference\n"
             "  --help                     print this\n\nKeys of the file:\n",
             ops->name);
     ss_buf_init(&text);
@@ -85,7 +85,7 @@ static int parse_arguments(int argc, char **argv, agent_arguments *ret) {
         {"check", no_argument, NULL, 'k'},
         {"help", no_argument, NULL, 'h'},
         {"version", no_argument, NULL, 'v'},
-        {"print-options-markdown", no_argument, NULL, OPT_MARKDOWN},
+        {"help-markdown", no_argument, NULL, OPT_MARKDOWN},
         {NULL, 0, NULL, 0},
     };
     int c;

@@ -56,7 +56,7 @@ def make(make_world):
 
 
 def strace(out, calls, inject=None):
-    words = ["strace", "-f", "-qq", "-o", str(out), "-e", "trace=" + ",".join(calls), "-e", "signal=none"]
+    words = ["strace", "-f", "-q", "-o", str(out), "-e", "trace=" + ",".join(calls), "-e", "signal=KILL"]
     if inject:
         call, n = inject
         words += ["-e", f"inject={call}:signal=KILL:when={n}"]
@@ -118,28 +118,29 @@ def run_point(w, victim, call, n):
 
     state = {"revived": False}
 
-    def settle():
-        # The copy may or may not get through before the kill: wait for one or the other.
-        until("copy done or victim killed", lambda: died() or w.state() == "streaming", 90, 0.1, w.tell)
+    def look():
+        """Revives the victim once it has died; true when that has happened."""
         if died() and not state["revived"]:
             revive()
             state["revived"] = True
+        return state["revived"]
 
-    story(w, ready, settle)
-    deadline = time.monotonic() + 4
-    while not died() and time.monotonic() < deadline:
-        if w.cli("wait", "--route", "shop", "--timeout", 3).returncode == 0:
-            break
-    time.sleep(0.3)
-    reached = died()
-    if reached and not state["revived"]:
-        revive()
-    w.wait(120)
+    # The copy may or may not get through before the kill: wait for one or the other.
+    story(w, ready, lambda: until("copy done or victim killed", lambda: look() or w.state() == "streaming", 90, 0.1, w.tell))
+
+    def settled():
+        look()
+        return w.cli("wait", "--route", "shop", "--timeout", 3).returncode == 0
+
+    until("all is applied", settled, 120, 0.2, w.tell)
+    time.sleep(0.3)  # trim and idle positions, where late points lie
+    look()
+    until("all is applied", settled, 120, 0.2, w.tell)
     w.assert_same("item", "log")
     w.src("insert into log values (99, 'after'); update item set name = 'after' where id = 100")
-    w.wait(60)
+    until("what came after is applied", settled, 60, 0.2, w.tell)
     w.assert_same("item", "log")
-    return reached
+    return state["revived"]
 
 
 @pytest.mark.parametrize("group", range(GROUPS))
