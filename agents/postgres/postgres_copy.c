@@ -195,12 +195,17 @@ static ss_status all_selected(const ss_source_env *env, const ss_postgres_table 
 static ss_status tables_load(ss_snapshot *snapshot, const char *const *tables, size_t count, ss_error *reterr) {
     ss_postgres_table *selected = NULL;
     size_t selected_count = 0;
+    ss_postgres_publication publication;
     ss_buf packed;
     ss_buf_init(&packed);
     ss_status status = ss_postgres_tables_select(snapshot->holder, snapshot->env, false, snapshot->arena, &selected,
                                                  &selected_count, reterr);
     if (status == SS_OK)
+        status = ss_postgres_publication_get(snapshot->holder, snapshot->env, snapshot->arena, &publication, reterr);
+    if (status == SS_OK) {
+        snapshot->by_leaf = !publication.via_root;
         status = all_selected(snapshot->env, selected, selected_count, tables, count, reterr);
+    }
     if (status != SS_OK)
         goto out;
     snapshot->tables = ss_arena_zalloc(snapshot->arena, (selected_count + 1) * sizeof *snapshot->tables);

@@ -68,6 +68,7 @@ struct ss_snapshot {
     int version;            /* PQserverVersion */
     char id[64];            /* of the exported snapshot */
     char position[24];
+    bool by_leaf;           /* the publication names leaves: each is a table of its own */
     bool subset;            /* some of the selected tables were asked for, not all */
     size_t count;
     ss_snapshot_table *tables;

@@ -247,14 +247,20 @@ ss_status ss_postgres_objects_emit(ss_postgres_objects *objects, const char *pha
 
 /* ---- which relations --------------------------------------------------------------------------------------------- */
 
-/* The tables themselves, and below a partitioned one its whole tree: [0] relids, [1] the captured table of each. */
+/* The tables themselves, and below a partitioned one its whole tree: [0] relids, [1] the captured table of each. Published
+ * by leaf ($2) also the partitioned tables above: they belong to no captured table (''), see postgres_objects_tree.c. */
 static const char relations_sql[] =
     "WITH RECURSIVE tree(root, oid) AS (SELECT o, o FROM unnest($1::oid[]) o"
     " UNION ALL SELECT t.root, i.inhrelid FROM tree t JOIN pg_class p ON p.oid = t.oid AND p.relkind = 'p'"
-    " JOIN pg_inherits i ON i.inhparent = t.oid)"
-    " SELECT array_agg(t.oid ORDER BY t.root, t.oid)::oid[],"
-    " array_agg(n.nspname || '.' || c.relname ORDER BY t.root, t.oid)::text[]"
-    " FROM tree t JOIN pg_class c ON c.oid = t.root JOIN pg_namespace n ON n.oid = c.relnamespace";
+    " JOIN pg_inherits i ON i.inhparent = t.oid),"
+    " up(oid) AS (SELECT i.inhparent FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid AND c.relispartition"
+    " WHERE $2::bool AND i.inhrelid = ANY ($1::oid[])"
+    " UNION SELECT i.inhparent FROM up JOIN pg_class c ON c.oid = up.oid AND c.relispartition"
+    " JOIN pg_inherits i ON i.inhrelid = c.oid),"
+    " named(root, oid, tbl) AS (SELECT t.root, t.oid, n.nspname || '.' || c.relname FROM tree t"
+    " JOIN pg_class c ON c.oid = t.root JOIN pg_namespace n ON n.oid = c.relnamespace"
+    " UNION ALL SELECT oid, oid, '' FROM up)"
+    " SELECT array_agg(oid ORDER BY root, oid)::oid[], array_agg(tbl ORDER BY root, oid)::text[] FROM named";
 
 static ss_status relations_load(ss_postgres_objects *objects, const uint32_t *relids, size_t count,
                                 const char **ret_oids, const char **ret_tables, ss_error *reterr) {
@@ -265,9 +271,9 @@ static ss_status relations_load(ss_postgres_objects *objects, const uint32_t *re
     for (size_t i = 0; i < count; i++)
         ss_buf_printf(&list, "%s%" PRIu32, i == 0 ? "{" : ",", relids[i]);
     ss_buf_put_str(&list, count == 0 ? "{}" : "}");
-    const char *param = ss_buf_cstr(&list);
+    const char *params[2] = {ss_buf_cstr(&list), objects->snapshot->by_leaf ? "true" : "false"};
     ss_status status = list.bad ? no_memory(reterr)
-                                : ss_postgres_query(objects->conn, "read the partition trees", relations_sql, 1, &param,
+                                : ss_postgres_query(objects->conn, "read the partition trees", relations_sql, 2, params,
                                                     PGRES_TUPLES_OK, &res, reterr);
     if (status == SS_OK) {
         bool none = PQgetisnull(res, 0, 0);

@@ -2,7 +2,7 @@
  *
  * Every kind of object is one query that returns rows {phase, kind, ns, name, table, definition, note, optional}; the
  * driver (postgres_objects.c) runs them in order and emits each row. Parameters of all: $1 oid[] relations to rebuild,
- * $2 text[] parallel to it: the captured table each belongs to, $3 oid[] all relations that the source selects, $4 bool a
+ * $2 text[] parallel to it: the captured table each belongs to ('': none, a partitioned table published by leaf), $3 oid[] all relations that the source selects, $4 bool a
  * subset was asked for. The text is filled in for the server's version: see words[] in postgres_objects.c. */
 #ifndef AGENTS_POSTGRES_OBJECTS_H
 #define AGENTS_POSTGRES_OBJECTS_H
@@ -31,6 +31,9 @@ SS_MUST ss_status ss_postgres_objects_query(ss_postgres_objects *objects, const 
 SS_MUST ss_status ss_postgres_objects_types(ss_postgres_objects *objects, ss_error *reterr);
 SS_MUST ss_status ss_postgres_objects_sequences(ss_postgres_objects *objects, ss_error *reterr);
 SS_MUST ss_status ss_postgres_objects_tables(ss_postgres_objects *objects, ss_error *reterr);
+/* Published by leaf: the partitioned tables above the leaves ("final"), and each leaf's place in them ("table"). */
+SS_MUST ss_status ss_postgres_objects_trees(ss_postgres_objects *objects, ss_error *reterr);
+SS_MUST ss_status ss_postgres_objects_leaves(ss_postgres_objects *objects, ss_error *reterr);
 SS_MUST ss_status ss_postgres_objects_keys(ss_postgres_objects *objects, ss_error *reterr);
 SS_MUST ss_status ss_postgres_objects_foreign_keys(ss_postgres_objects *objects, ss_error *reterr);
 SS_MUST ss_status ss_postgres_objects_setval(ss_postgres_objects *objects, ss_error *reterr);

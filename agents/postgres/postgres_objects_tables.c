@@ -8,8 +8,6 @@
 
 #include <stdio.h>
 
-
-
 static const char tables_sql[] =
     OBJ_WITH OBJ_SEQS OBJ_TABLES
     " SELECT 'pre', 'table', r.nspname, r.relname, r.tbl, 'CREATE TABLE ' || r.qname || ' ('"
@@ -20,7 +18,7 @@ static const char tables_sql[] =
     "  || CASE WHEN r.relkind = 'p' THEN ' PARTITION BY ' || pg_get_partkeydef(r.oid) ELSE '' END"
     "  || coalesce((SELECT ' WITH (' || string_agg(quote_ident(split_part(x, '=', 1)) || '='"
     "   || quote_literal(substr(x, strpos(x, '=') + 1)), ', ') || ')' FROM unnest(r.reloptions) x), ''), '', false"
-    " FROM rel r JOIN lvl ON lvl.oid = r.oid ORDER BY lvl.depth, r.oid";
+    " FROM rel r JOIN lvl ON lvl.oid = r.oid WHERE r.tbl <> '' ORDER BY lvl.depth, r.oid";
 
 /* What CREATE TABLE could not say, in the order of `step`. */
 static const char details_sql[] =
@@ -49,6 +47,7 @@ static const char details_sql[] =
     " UNION ALL SELECT lvl.depth, r.oid, 5, 0, 'partition', r.nspname, r.relname, r.tbl, 'ALTER TABLE ONLY ' || p.qname"
     "  || ' ATTACH PARTITION ' || r.qname || ' ' || pg_get_expr(r.relpartbound, r.oid), '', false FROM inh i"
     "  JOIN rel r ON r.oid = i.inhrelid JOIN rel p ON p.oid = i.inhparent JOIN lvl ON lvl.oid = r.oid WHERE i.relispartition"
+    "  AND p.tbl <> ''"
     " UNION ALL SELECT 0, r.oid, 6, 0, 'replica_identity', r.nspname, r.relname, r.tbl, 'ALTER TABLE ONLY ' || r.qname"
     "  || ' REPLICA IDENTITY ' || CASE r.relreplident WHEN 'f' THEN 'FULL' ELSE 'NOTHING' END, '', false FROM rel r"
     "  WHERE r.relreplident IN ('f', 'n')"
@@ -58,10 +57,13 @@ static const char details_sql[] =
     "  coalesce(a.gen AND a.foul, false) FROM rel r JOIN pg_description d ON d.classoid = 'pg_class'::regclass"
     "  AND d.objoid = r.oid LEFT JOIN col a ON a.attrelid = r.oid AND a.attnum = d.objsubid"
     "  WHERE d.objsubid = 0 OR a.attname IS NOT NULL)"
-    " SELECT 'pre', kind, ns, name, tbl, def, note, optional FROM made ORDER BY step, depth, oid, attnum";
+    " SELECT CASE WHEN tbl = '' THEN 'final' ELSE 'pre' END, kind, ns, name, tbl, def, note, optional FROM made"
+    " ORDER BY step, depth, oid, attnum";
 
 ss_status ss_postgres_objects_tables(ss_postgres_objects *objects, ss_error *reterr) {
     ss_status status = ss_postgres_objects_run(objects, "read the tables", tables_sql, reterr);
+    if (status == SS_OK)
+        status = ss_postgres_objects_trees(objects, reterr);
     return status == SS_OK ? ss_postgres_objects_run(objects, "read the tables' details", details_sql, reterr) : status;
 }
 
@@ -90,15 +92,16 @@ static const char keys_sql[] =
     " UNION ALL SELECT tbl, 3, 0, indexrelid, 'index', nspname, relname, '', 'index ' || idxfull"
     "  || ' is invalid at the source and is not mirrored: REINDEX or DROP it there', false FROM idx"
     "  WHERE con IS NULL AND NOT indisvalid AND relkind <> 'I'"
-    " UNION ALL SELECT k.tbl, 4, CASE k.relkind WHEN 'I' THEN 1 ELSE 0 END, k.indexrelid, 'index_partition', k.nspname,"
-    "  k.relname, 'ALTER INDEX ' || p.idxfull || ' ATTACH PARTITION ' || k.idxfull, '', k.foul OR p.foul FROM idx k"
+    " UNION ALL SELECT CASE WHEN p.tbl = '' THEN '' ELSE k.tbl END, 4, CASE k.relkind WHEN 'I' THEN 1 ELSE 0 END,"
+    "  k.indexrelid, 'index_partition', k.nspname, k.relname, 'ALTER INDEX ' || p.idxfull || ' ATTACH PARTITION ' || k.idxfull, '', k.foul OR p.foul FROM idx k"
     "  JOIN pg_inherits h ON h.inhrelid = k.indexrelid JOIN idx p ON p.indexrelid = h.inhparent"
     " UNION ALL SELECT r.tbl, 5, 0, c.oid, 'check', r.nspname, c.conname, 'ALTER TABLE ' || r.qname || ' ADD CONSTRAINT '"
     "  || quote_ident(c.conname) || ' ' || pg_get_constraintdef(c.oid),"
     "  CASE WHEN f.objid IS NOT NULL THEN 'uses an operator or function that is not mirrored' ELSE '' END,"
     "  f.objid IS NOT NULL FROM pg_constraint c JOIN rel r ON r.oid = c.conrelid LEFT JOIN foul f"
     "  ON f.classid = 'pg_constraint'::regclass AND f.objid = c.oid WHERE c.contype = 'c' AND (c.coninhcount = 0"
-    "  OR NOT EXISTS (SELECT FROM pg_inherits h JOIN sel ON sel.oid = h.inhparent WHERE h.inhrelid = r.oid))"
+    "  OR NOT EXISTS (SELECT FROM pg_inherits h JOIN sel ON sel.oid = h.inhparent AND sel.tbl <> ''"
+    "   WHERE h.inhrelid = r.oid))"
     " UNION ALL SELECT r.tbl, 6, 0, s.oid, 'statistics', sn.nspname, s.stxname, pg_get_statisticsobjdef(s.oid), '', true"
     "  FROM pg_statistic_ext s JOIN rel r ON r.oid = s.stxrelid JOIN pg_namespace sn ON sn.oid = s.stxnamespace"
     " UNION ALL SELECT tbl, 7, 0, indexrelid, 'replica_identity', nspname, tblname, 'ALTER TABLE ONLY ' || qname"
@@ -111,10 +114,12 @@ static const char keys_sql[] =
     "  c.conname, r.qname, d.description), '', true FROM pg_constraint c JOIN rel r ON r.oid = c.conrelid"
     "  JOIN pg_description d ON d.classoid = 'pg_constraint'::regclass AND d.objoid = c.oid"
     "  WHERE c.contype IN ('p', 'u', 'x', 'c'))"
-    " SELECT 'table', kind, ns, name, tbl, def, note, optional FROM made ORDER BY tbl, step, sub, oid";
+    " SELECT CASE WHEN tbl = '' THEN 'final' ELSE 'table' END, kind, ns, name, tbl, def, note, optional FROM made"
+    " ORDER BY tbl, step, sub, oid";
 
 ss_status ss_postgres_objects_keys(ss_postgres_objects *objects, ss_error *reterr) {
-    return ss_postgres_objects_run(objects, "read the keys and indexes", keys_sql, reterr);
+    ss_status status = ss_postgres_objects_run(objects, "read the keys and indexes", keys_sql, reterr);
+    return status == SS_OK ? ss_postgres_objects_leaves(objects, reterr) : status;
 }
 
 /* A foreign key of a partitioned table is made on the root and comes down to its partitions by itself. */
