@@ -501,6 +501,11 @@ int main(int argc, char **argv) {
                                                  {"sync", no_argument, NULL, 'v'},
                                                  {NULL, 0, NULL, 0}};
     uint64_t seed = (uint64_t)ss_wall_ms() * 1000003u + (uint64_t)getpid(), steps = 20000;
+    const char *given = getenv("SIDESPOOL_SEED"), *wanted = getenv("SIDESPOOL_STEPS"); /* how scripts/test asks */
+    if (given != NULL && *given != '\0')
+        seed = strtoull(given, NULL, 10);
+    if (wanted != NULL && *wanted != '\0')
+        steps = strtoull(wanted, NULL, 10);
     const char *dir = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
     int option;
     while ((option = getopt_long(argc, argv, "", long_options, NULL)) != -1) {
