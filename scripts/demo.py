@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 
@@ -54,10 +53,10 @@ def line(text, last=False):
 
 class Demo:
     def __init__(self):
-        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="ssdemo-"))
-        os.chmod(self.folder, 0o755)
+        self.folder = pathlib.Path(subprocess.run([SERVERS, "folder", "ssdemo"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip())
         self.children = []
         self.ports = {}
+        self.starting = False
         self.stop_load = threading.Event()
         self.pause_load = threading.Event()
         self.commits = 0
@@ -65,8 +64,10 @@ class Demo:
 
     # -- servers and programs
     def server(self, name):
+        self.starting = True
         out = subprocess.run([SERVERS, "start", self.folder / name], check=True, stdout=subprocess.PIPE, text=True).stdout.split()
         self.ports[name] = int(out[0])
+        self.starting = False
 
     def dsn(self, name, dbname="shop"):
         return f"host={self.folder / name} port={self.ports[name]} dbname={dbname} user=postgres"
@@ -259,6 +260,8 @@ routes:
             print("  " + text)
 
     def close(self):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not leave servers behind
         self.stop_load.set()
         for child in self.children:
             if child.poll() is None:
@@ -268,7 +271,8 @@ routes:
                 child.wait(10)
             except subprocess.TimeoutExpired:
                 os.killpg(child.pid, signal.SIGKILL)
-        for name in self.ports:
+        time.sleep(0.2 if self.starting else 0)  # a server that was starting when we were interrupted has its pid file soon
+        for name in ("source", "target"):
             subprocess.run([SERVERS, "stop", self.folder / name, "immediate"], check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -280,8 +284,9 @@ def main():
     parser.add_argument("--rows", type=int, default=200_000, help="orders in the shop (default 200000)")
     parser.add_argument("--outage", type=int, default=8, help="seconds that the target is down (default 8)")
     args = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda caught, _: sys.exit(128 + caught))
     demo = Demo()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     kept = False
     try:
         demo.set_up(args.rows)

@@ -1,13 +1,14 @@
 import os
 import pathlib
+import shutil
+import subprocess
 import sys
-import tempfile
 
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "lib"))
 
-from servers import Postgres  # noqa: E402
+from servers import SCRIPT, Postgres  # noqa: E402
 from world import World  # noqa: E402
 
 
@@ -20,6 +21,14 @@ def pytest_report_header(config):
     return f"seed: {config.getoption('--seed')}"
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Leaves the counts for scripts/test, which ends with them."""
+    folder = os.environ.get("SIDESPOOL_TEST_DIR")
+    if folder and not hasattr(terminalreporter.config, "workerinput"):
+        counts = {key: len(terminalreporter.stats.get(key, [])) for key in ("passed", "failed", "error", "skipped")}
+        (pathlib.Path(folder) / "pytest.counts").write_text(", ".join(f"{n} {key}" for key, n in counts.items()) + "\n")
+
+
 @pytest.fixture
 def seed(request):
     value = request.config.getoption("--seed")
@@ -30,10 +39,13 @@ def seed(request):
 @pytest.fixture(scope="session")
 def folder():
     """World-readable and short: socket paths have 107 bytes."""
-    base = os.environ.get("SIDESPOOL_TEST_DIR") or tempfile.mkdtemp(prefix="sst-")
+    given = os.environ.get("SIDESPOOL_TEST_DIR")
+    base = given or subprocess.run([SCRIPT, "folder", "sst"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
     os.makedirs(base, exist_ok=True)
     os.chmod(base, 0o755)
-    return pathlib.Path(base)
+    yield pathlib.Path(base)
+    if not given:
+        shutil.rmtree(base, ignore_errors=True)
 
 
 def server(folder, name, **settings):
