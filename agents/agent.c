@@ -3,8 +3,10 @@
 #include "agents/agent.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -212,6 +214,15 @@ ss_status ss_agent_config_load(const char *path, const ss_source_ops *ops, ss_ag
         .spool_max_size = settings->spool.max_size,
         .max_message = settings->max_message,
     };
+    int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    config->env.stop_fd = fd < 0 ? 0 : fcntl(fd, F_DUPFD_CLOEXEC, 3); /* 0 would mean none */
+    if (fd >= 0)
+        close(fd);
+    if (config->env.stop_fd <= 0) {
+        config->env.stop_fd = 0;
+        ss_agent_config_free(config);
+        return ss_fail_sys(reterr, SS_STOP, "SS-AGENT-0001", errno, "cannot make an eventfd");
+    }
     *ret = config;
     return SS_OK;
 }
@@ -221,6 +232,8 @@ void ss_agent_config_free(ss_agent_config *config) {
         return;
     ss_config_free(config->file);
     free(config->settings);
+    if (config->env.stop_fd > 0)
+        close(config->env.stop_fd);
     free(config);
 }
 

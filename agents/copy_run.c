@@ -468,7 +468,7 @@ out:
 /* Under hold: the capture thread takes nothing from before the snapshot is opened until CopyBegin
  * is in its list. Without that a transaction that the snapshot does not see could have been
  * captured before CopyBegin, and would be lost for the route. */
-static ss_status open_snapshot(copy_run *run, char ret_position[SS_POSITION_MAX],
+static ss_status open_snapshot(copy_run *run, int most_ms, char ret_position[SS_POSITION_MAX],
                                ss_error *reterr) {
     ss_copies *copies = run->copies;
     const ss_copy_request *request = run->request;
@@ -478,9 +478,9 @@ static ss_status open_snapshot(copy_run *run, char ret_position[SS_POSITION_MAX]
     ss_status status = ss_pipeline_hold(copies->setup.pipeline, reterr);
     if (status != SS_OK)
         return status;
-    status =
-        ops_of(run)->snapshot_open(copies->setup.env, (const char *const *)request->tables,
-                                   request->count, copies->setup.readers, &run->snapshot, reterr);
+    status = ops_of(run)->snapshot_open(copies->setup.env, (const char *const *)request->tables,
+                                        request->count, copies->setup.readers, most_ms,
+                                        &run->snapshot, reterr);
     if (status != SS_OK)
         goto out;
     run->table_count = ops_of(run)->snapshot_tables(run->snapshot, &run->tables);
@@ -497,24 +497,50 @@ out:
     return status;
 }
 
+static bool say_awaited(void *ctx, const char *awaited) {
+    copy_run *run = ctx;
+
+    ss_copies_show(run->copies, awaited);
+    ss_copies_each_second(run->copies);
+    return ss_copies_aborted(run->copies, NULL) == SS_OK;
+}
+
+/* Long transactions of the source are waited for while capture goes on; under hold only for a
+ * moment. */
+static ss_status try_snapshot(copy_run *run, int most_ms, char ret_position[SS_POSITION_MAX],
+                              ss_error *reterr) {
+    ss_copies_show(run->copies, "taking a snapshot of the source");
+    ss_status status = SS_OK;
+    if (ops_of(run)->snapshot_await != NULL)
+        status = ops_of(run)->snapshot_await(run->copies->setup.env, say_awaited, run, reterr);
+    if (status == SS_OK)
+        status = open_snapshot(run, most_ms, ret_position, reterr);
+    if (status != SS_OK && run->snapshot != NULL) {
+        ops_of(run)->snapshot_close(run->snapshot);
+        run->snapshot = NULL;
+    }
+    return status;
+}
+
 /* What may pass by itself is tried again before the route hears of it. */
 static ss_status open_snapshot_wait(copy_run *run, char ret_position[SS_POSITION_MAX],
                                     ss_error *reterr) {
     ss_copies *copies = run->copies;
+    int most_ms = SS_HOLD_FIRST_MS;
 
     for (;;) {
-        ss_copies_show(
-            copies,
-            "taking a snapshot; the source may first wait for its running transactions to end");
-        ss_status status = open_snapshot(run, ret_position, reterr);
+        ss_status status = try_snapshot(run, most_ms, ret_position, reterr);
         if (status == SS_OK || status == SS_STOP)
             return status;
-        if (run->snapshot != NULL)
-            ops_of(run)->snapshot_close(run->snapshot);
-        run->snapshot = NULL;
-        ss_log_error(SS_WARN, "copy_waits", reterr);
-        ss_copies_show(copies, reterr->text);
-        if (ss_copies_wait(copies, (int64_t)ss_backoff_next(&copies->backoff)))
+        ss_error why = *reterr;
+        status = status == SS_BUSY ? SS_BUSY : SS_RETRY;
+        if (ss_copies_aborted(copies, reterr) != SS_OK)
+            return SS_RETRY;
+        ss_log_error(status == SS_BUSY ? SS_INFO : SS_WARN, "copy_waits", &why);
+        ss_copies_show(copies, why.text);
+        most_ms = status == SS_BUSY ? ss_hold_longer(most_ms) : most_ms;
+        if (ss_copies_wait(copies,
+                           status == SS_BUSY ? 100 : (int64_t)ss_backoff_next(&copies->backoff)))
             return ss_fail(reterr, SS_RETRY, "SS-AGENT-0006", "the agent is stopping");
         status = ss_copies_aborted(copies, reterr);
         if (status != SS_OK)

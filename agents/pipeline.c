@@ -287,11 +287,22 @@ ss_status ss_pipeline_start(ss_pipeline *p, ss_error *reterr) {
     return SS_OK;
 }
 
+/* Ends what waits for the source in any thread. Never read: it stays readable for all of them. */
+static void stop_waiting(const ss_pipeline *p) {
+    uint64_t one = 1;
+
+    if (p->setup.env->stop_fd > 0) {
+        ssize_t n = write(p->setup.env->stop_fd, &one, sizeof one);
+        (void)n; /* would block: it is readable already */
+    }
+}
+
 ss_status ss_pipeline_stop(ss_pipeline *p, int wait_ms, ss_error *reterr) {
     int64_t until = ss_monotonic_ms() + wait_ms;
 
     if (!p->started)
         return SS_OK;
+    stop_waiting(p);
     pthread_mutex_lock(&p->mutex);
     p->stop = true;
     pthread_cond_broadcast(&p->cond);

@@ -48,6 +48,12 @@ uint64_t ss_pipeline_marker_durable(ss_pipeline *pipeline);
  * stopped). Holds nest. */
 SS_MUST ss_status ss_pipeline_hold(ss_pipeline *pipeline, ss_error *reterr);
 void ss_pipeline_unhold(ss_pipeline *pipeline);
+/* How long snapshot_open may wait under hold: at first, and after a try that was not enough. It grows
+ * without end, so that a source whose long transactions overlap for ever is copied all the same. */
+#define SS_HOLD_FIRST_MS 2000
+static inline int ss_hold_longer(int most_ms) {
+    return most_ms < 3600 * 1000 ? most_ms + most_ms / 2 : most_ms;
+}
 /* Waits up to wait_ms until the source has been prepared and its first position is durable: a
  * snapshot taken from then on has nothing between it and the stream. SS_BUSY: not yet. */
 SS_MUST ss_status ss_pipeline_wait_prepared(ss_pipeline *pipeline, int wait_ms, ss_error *reterr);

@@ -13,6 +13,7 @@
 #define NUDGE_QUIET_MS 1000 /* a quiet source is asked how far it is, so that lag and wait move */
 #define NUDGE_MARKER_MS 200 /* the same while a marker waits */
 #define FULL_RETRY_MS 500
+#define SAY_PREPARING_MS 10000
 
 bool ss_pipeline_stopping(ss_pipeline *p) {
     pthread_mutex_lock(&p->mutex);
@@ -100,6 +101,20 @@ static ss_status append_durable(ss_pipeline *p, const Sidespool__Record *record,
     return status == SS_BUSY ? SS_RETRY : status;
 }
 
+/* What prepare waits for, as the state's reason; not each second, because a new reason is a line in
+ * the log. */
+static bool say_preparing(void *ctx, const char *awaited) {
+    ss_pipeline *p = ctx;
+    int64_t now = ss_monotonic_ms();
+
+    ss_agent_status_turned(p->setup.status);
+    if (now - p->second_ms >= SAY_PREPARING_MS) {
+        p->second_ms = now;
+        ss_agent_state_set(p->setup.status, SS_AGENT_STARTING, awaited, NULL);
+    }
+    return !ss_pipeline_stopping(p);
+}
+
 /* The very first start. The identity is durable before prepare makes anything on the source: if we
  * die between the two, the next start finds an identity without a position, and so knows that a
  * slot of our name is our own half-made one. */
@@ -112,7 +127,7 @@ static ss_status first_start(ss_pipeline *p, const char *identity, ss_error *ret
     ss_agent_state_set(
         p->setup.status, SS_AGENT_STARTING,
         "preparing the source; it may first wait for its running transactions to end", NULL);
-    status = p->setup.ops->prepare(p->source, position, sizeof position, reterr);
+    status = p->setup.ops->prepare(p->source, say_preparing, p, position, sizeof position, reterr);
     if (status != SS_OK)
         return status;
     Sidespool__Idle idle = SIDESPOOL__IDLE__INIT;
@@ -159,7 +174,7 @@ static ss_status new_history(ss_pipeline *p, const char *identity, const char *r
                        "starting afresh after a gap; the source may first wait for its running "
                        "transactions to end",
                        NULL);
-    status = p->setup.ops->prepare(p->source, position, sizeof position, reterr);
+    status = p->setup.ops->prepare(p->source, say_preparing, p, position, sizeof position, reterr);
     if (status != SS_OK)
         return status;
     Sidespool__Gap gap = SIDESPOOL__GAP__INIT;

@@ -26,6 +26,7 @@ struct ss_peer {
     ss_peer *next, **link;
     ss_requests *requests;
     struct bufferevent *bev; /* NULL: gone; the struct waits for its work to come back */
+    ss_work *work;           /* that a worker does for it */
     bool wants_wake, busy, digests;
     int64_t status_until_ms; /* waits for a fresh source_status until then; 0: does not */
     ss_verify *verify;
@@ -148,9 +149,14 @@ static ss_status start_work(ss_requests *requests, ss_work_kind kind, ss_peer *p
     work->peer = peer;
     work->request = json_incref(request);
     work->verify = verify;
+    if (peer != NULL)
+        peer->work = work;
     ss_status status = ss_work_start(&requests->pool, work, reterr);
-    if (status != SS_OK)
+    if (status != SS_OK) {
+        if (peer != NULL)
+            peer->work = NULL;
         ss_work_free(work);
+    }
     return status;
 }
 
@@ -237,6 +243,8 @@ static void peer_close(ss_peer *peer) {
     if (peer->bev != NULL)
         bufferevent_free(peer->bev);
     peer->bev = NULL;
+    if (peer->work != NULL)
+        atomic_store(&peer->work->abandoned, true);
     if (!working)
         peer_free(peer);
 }
@@ -249,6 +257,7 @@ static void work_came_back(ss_requests *requests, ss_work *work) {
     if (peer == NULL)
         return;
     peer->busy = false;
+    peer->work = NULL;
     if (work->kind == SS_WORK_VERIFY_OPEN) {
         peer->verify = work->verify;
         if (peer->verify == NULL)

@@ -5,6 +5,7 @@
 
 #include "agents/requests.h"
 #include <jansson.h>
+#include <stdatomic.h>
 
 #define SS_WORKERS_MAX 8
 #define SS_VERIFIES_MAX 2 /* each holds a snapshot of the source open */
@@ -29,6 +30,7 @@ typedef struct ss_work {
     struct ss_work_pool *pool;
     ss_work_kind kind;
     ss_peer *peer; /* who waits for the answer; NULL: nobody */
+    atomic_bool abandoned; /* set by the main thread: who asked has gone */
     json_t *request;
     ss_verify *verify; /* in, and out of VERIFY_OPEN */
     ss_status status;

@@ -173,23 +173,47 @@ static ss_status answer_verify(ss_work *work, const ss_verify *verify, const cha
     return work->answer != NULL ? SS_OK : no_memory(work);
 }
 
-/* The snapshot is opened under hold, as for a copy: the mark then stands at exactly its place. */
-static ss_status open_verify(ss_work *work, ss_verify *verify, const char *id,
-                             const char *const *names, size_t count) {
+/* The snapshot is opened under hold, as for a copy: the mark then stands at exactly its place. Long
+ * transactions of the source are waited for before, while capture goes on. */
+static ss_status take_snapshot(ss_work *work, ss_verify *verify, const char *id,
+                               const char *const *names, size_t count, int most_ms) {
     const ss_source_ops *ops = work->setup->ops;
-    const char *position = NULL;
 
     ss_status status = ss_pipeline_hold(work->setup->pipeline, &work->err);
     if (status != SS_OK)
         return status;
-    status = ops->snapshot_open(work->setup->env, names, count, 1, &verify->snapshot, &work->err);
-    if (status == SS_OK) {
-        position = ops->snapshot_position(verify->snapshot);
-        status = put_mark(work, id, "verify", position);
-    }
+    status = ops->snapshot_open(work->setup->env, names, count, 1, most_ms, &verify->snapshot,
+                                &work->err);
+    if (status == SS_OK)
+        status = put_mark(work, id, "verify", ops->snapshot_position(verify->snapshot));
     ss_pipeline_unhold(work->setup->pipeline);
+    return status;
+}
+
+static bool still_wanted(void *ctx, const char *awaited) {
+    ss_work *work = ctx;
+    (void)awaited;
+    return !atomic_load(&work->abandoned);
+}
+
+static ss_status open_verify(ss_work *work, ss_verify *verify, const char *id,
+                             const char *const *names, size_t count) {
+    const ss_source_ops *ops = work->setup->ops;
+    int most_ms = SS_HOLD_FIRST_MS;
+    ss_status status;
+
+    do {
+        status = ops->snapshot_await == NULL
+                     ? SS_OK
+                     : ops->snapshot_await(work->setup->env, still_wanted, work, &work->err);
+        if (status != SS_OK)
+            return status;
+        status = take_snapshot(work, verify, id, names, count, most_ms);
+        most_ms = ss_hold_longer(most_ms);
+    } while (status == SS_BUSY && verify->snapshot == NULL);
     if (status != SS_OK)
         return status;
+    const char *position = ops->snapshot_position(verify->snapshot);
     verify->count = ops->snapshot_tables(verify->snapshot, &verify->tables);
     status = ops->copy_reader_open(verify->snapshot, &verify->reader, &work->err);
     return status == SS_OK ? answer_verify(work, verify, position) : status;

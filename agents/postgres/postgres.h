@@ -76,6 +76,21 @@ void ss_postgres_lsn_text(uint64_t lsn, char *ret, size_t size);
 /* PQgetvalue with NULL as "". Lives as long as the result. */
 const char *ss_postgres_value(const PGresult *res, int row, int column);
 
+/* ---- commands that wait for the source's transactions (postgres_await.c)
+ * -------------------------------------------------------------------------------------------- */
+typedef struct {
+    const ss_source_env *env; /* its stop_fd ends the wait: SS_RETRY */
+    const char *what;         /* "make slot shop": for messages */
+    const char *code;         /* of a failure */
+    int64_t most_ms;          /* then SS_BUSY; 0: as long as it takes */
+    ss_say_fn say;            /* NULL: nobody is told */
+    void *ctx;
+} ss_postgres_await;
+/* Runs one statement that returns rows. What is given up is cancelled at the server; the caller closes the
+ * connection whenever this is not SS_OK. */
+SS_MUST ss_status ss_postgres_await_query(const ss_postgres_await *await, PGconn *conn,
+                                          const char *sql, PGresult **ret, ss_error *reterr);
+
 /* ---- selected tables (postgres_catalog.c)
  * ----------------------------------------------------------------------- */
 typedef struct {

@@ -70,18 +70,42 @@ static ss_status copy_connect(const ss_source_env *env, PGconn **ret, ss_error *
     return SS_OK;
 }
 
-/* Makes the temporary slot; it waits until every transaction that runs now has ended. */
-static ss_status slot_make(const ss_source_env *env, PGconn *conn, char *ret_position, size_t size, char *ret_snapshot,
-                           size_t snapshot_size, ss_error *reterr) {
-    PGresult *res = NULL;
+/* A temporary slot; making it waits until every transaction that runs now has ended. */
+static ss_status slot_command(const ss_postgres_await *await, PGconn *conn, const char *snapshot, PGresult **ret,
+                              ss_error *reterr) {
     uint64_t unique = 0;
     char sql[160];
     if (getrandom(&unique, sizeof unique, 0) != (ssize_t)sizeof unique)
         return ss_fail(reterr, SS_RETRY, "SS-PG-0100", "no random number for the name of the copy's slot");
-    snprintf(sql, sizeof sql,
-             "CREATE_REPLICATION_SLOT sidespool_copy_%016" PRIx64 " TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT", unique);
-    ss_status status = ss_postgres_query(conn, "make the temporary slot of the copy", sql, 0, NULL, PGRES_TUPLES_OK,
-                                         &res, reterr);
+    snprintf(sql, sizeof sql, "CREATE_REPLICATION_SLOT sidespool_copy_%016" PRIx64 " TEMPORARY LOGICAL pgoutput %s", unique,
+             snapshot);
+    return ss_postgres_await_query(await, conn, sql, ret, reterr);
+}
+
+/* A slot that nobody uses: once it is made, all transactions that ran at the call have ended, so that the slot of
+ * snapshot_open, under hold, waits for those alone that began since. The publication first: what runs now and knows nothing
+ * of it has ended, too. */
+ss_status ss_postgres_snapshot_await(const ss_source_env *env, ss_say_fn say, void *ctx, ss_error *reterr) {
+    ss_postgres_await await = {.env = env, .what = "wait for the source's transactions before a snapshot",
+                               .code = "SS-PG-0100", .say = say, .ctx = ctx};
+    PGconn *conn = NULL;
+    PGresult *res = NULL;
+    ss_status status = publish(env, reterr);
+    if (status == SS_OK)
+        status = ss_postgres_connect(env, true, &conn, reterr);
+    if (status == SS_OK)
+        status = slot_command(&await, conn, "NOEXPORT_SNAPSHOT", &res, reterr);
+    PQclear(res);
+    PQfinish(conn); /* drops the slot */
+    return status;
+}
+
+static ss_status slot_make(const ss_source_env *env, PGconn *conn, int most_ms, char *ret_position, size_t size,
+                           char *ret_snapshot, size_t snapshot_size, ss_error *reterr) {
+    ss_postgres_await await = {.env = env, .what = "make the temporary slot of the copy", .code = "SS-PG-0100",
+                               .most_ms = most_ms};
+    PGresult *res = NULL;
+    ss_status status = slot_command(&await, conn, "EXPORT_SNAPSHOT", &res, reterr);
     if (status != SS_OK)
         return status;
     const char *position = PQnfields(res) > 2 && PQntuples(res) == 1 ? PQgetvalue(res, 0, 1) : "";
@@ -240,7 +264,7 @@ static ss_status snapshot_fill(ss_snapshot *snapshot, const char *const *tables,
 }
 
 ss_status ss_postgres_snapshot_open(const ss_source_env *env, const char *const *tables, size_t count, size_t readers,
-                                    ss_snapshot **ret, ss_error *reterr) {
+                                    int most_ms, ss_snapshot **ret, ss_error *reterr) {
     (void)readers; /* each connects when it is opened */
     PGconn *slot = NULL;
     char exported[64];
@@ -255,7 +279,7 @@ ss_status ss_postgres_snapshot_open(const ss_source_env *env, const char *const 
     if (status == SS_OK)
         status = ss_postgres_connect(env, true, &slot, reterr);
     if (status == SS_OK)
-        status = slot_make(env, slot, snapshot->position, sizeof snapshot->position, exported, sizeof exported, reterr);
+        status = slot_make(env, slot, most_ms, snapshot->position, sizeof snapshot->position, exported, sizeof exported, reterr);
     if (status == SS_OK)
         status = snapshot_hold(snapshot, exported, reterr);
     PQfinish(slot); /* drops the temporary slot: from here on the copy holds back no WAL */

@@ -12,8 +12,9 @@
 
 /* ---- the vtable's functions (contracts: include/sidespool/source.h) --------------------------------------------- */
 SS_MUST ss_status ss_postgres_check(const ss_source_env *env, ss_check_line line, void *ctx, ss_error *reterr);
+SS_MUST ss_status ss_postgres_snapshot_await(const ss_source_env *env, ss_say_fn say, void *ctx, ss_error *reterr);
 SS_MUST ss_status ss_postgres_snapshot_open(const ss_source_env *env, const char *const *tables, size_t count,
-                                            size_t readers, ss_snapshot **ret, ss_error *reterr);
+                                            size_t readers, int most_ms, ss_snapshot **ret, ss_error *reterr);
 const char *ss_postgres_snapshot_position(const ss_snapshot *snapshot);
 size_t ss_postgres_snapshot_tables(const ss_snapshot *snapshot, const ss_snapshot_table **ret);
 typedef ss_status (*ss_postgres_emit)(void *ctx, Sidespool__Object *object, ss_error *reterr);

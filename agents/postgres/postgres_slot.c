@@ -8,7 +8,6 @@
 #include "agents/postgres/postgres_source.h"
 #include "sidespool/log.h"
 #include <inttypes.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -301,70 +300,27 @@ ss_status ss_postgres_history_compare(ss_source *source, const char *identity, c
  * ------------------------------------------------------------------------------------------------------
  */
 
-/* Says every 10 s what the creation waits for: every transaction that runs has to end first. */
-static void say_waiting(ss_source *source, int64_t since_ms) {
-    ss_error err;
-    PGresult *res;
-    if (ss_postgres_catalog_ready(source, &err) != SS_OK)
-        return;
-    if (ss_postgres_query(
-            source->catalog, "read what the slot waits for",
-            "SELECT pg_catalog.count(*), (pg_catalog.array_agg(a.pid ORDER BY a.xact_start))[1],"
-            " pg_catalog.min(a.xact_start)::pg_catalog.text FROM pg_catalog.pg_stat_activity a"
-            " WHERE a.backend_xid IS NOT NULL AND a.pid <> pg_catalog.pg_backend_pid()",
-            0, NULL, PGRES_TUPLES_OK, &res, &err) != SS_OK)
-        return;
-    SS_LOG(SS_INFO, "slot_waits", SS_S("slot", source->names.slot),
-           SS_S("for", "running transactions of the source to end"),
-           SS_S("transactions", ss_postgres_value(res, 0, 0)),
-           SS_S("oldest_pid", ss_postgres_value(res, 0, 1)),
-           SS_S("oldest_since", ss_postgres_value(res, 0, 2)),
-           SS_I("seconds", (ss_postgres_now_ms() - since_ms) / 1000));
-    PQclear(res);
-}
-
-static ss_status await(ss_source *source, PGresult **ret, ss_error *reterr) {
-    PGconn *conn = source->replication;
-    int64_t start = ss_postgres_now_ms(), said = start;
-    while (PQisBusy(conn)) {
-        struct pollfd fd = {PQsocket(conn), POLLIN, 0};
-        if (poll(&fd, 1, 1000) > 0 && PQconsumeInput(conn) == 0)
-            return ss_postgres_fail(reterr, "SS-PG-0052", __func__, conn, NULL,
-                                    "cannot make slot %s", source->names.slot);
-        int64_t now = ss_postgres_now_ms();
-        if (now - said >= (said == start ? 2000 : 10000)) {
-            say_waiting(source, start);
-            said = now;
-        }
-    }
-    *ret = PQgetResult(conn);
-    return SS_OK;
-}
-
-ss_status ss_postgres_slot_create(ss_source *source, char *ret_position, size_t size,
-                                  ss_error *reterr) {
-    char sql[256];
+/* If we are told to stop, the creation is cancelled and leaves nothing behind; if it was done just
+ * then, the slot is one of a first start cut short (slot_leftover) and made anew by the next. */
+ss_status ss_postgres_slot_create(ss_source *source, ss_say_fn say, void *ctx, char *ret_position,
+                                  size_t size, ss_error *reterr) {
+    char sql[256], what[80];
     PGresult *res = NULL;
     uint64_t lsn;
     /* The old spelling of the options: every version from 10 takes it. */
     snprintf(sql, sizeof sql, "CREATE_REPLICATION_SLOT \"%s\" LOGICAL pgoutput NOEXPORT_SNAPSHOT",
              source->names.slot);
-    if (PQsendQuery(source->replication, sql) != 1)
-        return ss_postgres_fail(reterr, "SS-PG-0052", __func__, source->replication, NULL,
-                                "cannot make slot %s", source->names.slot);
-    ss_status status = await(source, &res, reterr);
+    snprintf(what, sizeof what, "make slot %s", source->names.slot);
+    ss_postgres_await await = {
+        .env = source->env, .what = what, .code = "SS-PG-0052", .say = say, .ctx = ctx};
+    ss_status status = ss_postgres_await_query(&await, source->replication, sql, &res, reterr);
     if (status != SS_OK)
         return status;
-    if (PQresultStatus(res) != PGRES_TUPLES_OK)
-        status = ss_postgres_fail(reterr, "SS-PG-0052", __func__, source->replication, res,
-                                  "cannot make slot %s", source->names.slot);
-    else if (!ss_postgres_lsn_parse(ss_postgres_value(res, 0, 1), &lsn))
+    if (!ss_postgres_lsn_parse(ss_postgres_value(res, 0, 1), &lsn))
         status =
             ss_fail(reterr, SS_STOP, "SS-PG-0052",
                     "the source made slot %s without saying where it starts", source->names.slot);
     PQclear(res);
-    while ((res = PQgetResult(source->replication)) != NULL)
-        PQclear(res);
     if (status != SS_OK)
         return status;
     ss_postgres_lsn_text(lsn, ret_position, size);

@@ -51,8 +51,8 @@ static ss_status source_open(const ss_source_env *env, const char *identity, con
 /* Publication first: only WAL written after it can be decoded with it. Then the slot, whose
  * consistent point is the first position. If we die between, the next start (intended) drops the
  * slot, from which nothing was taken, and makes it again. */
-static ss_status source_prepare(ss_source *source, char *ret_position, size_t size,
-                                ss_error *reterr) {
+static ss_status source_prepare(ss_source *source, ss_say_fn say, void *ctx, char *ret_position,
+                                size_t size, ss_error *reterr) {
     ss_postgres_table *tables;
     size_t count;
     ss_arena *arena = ss_arena_new(0);
@@ -70,7 +70,9 @@ static ss_status source_prepare(ss_source *source, char *ret_position, size_t si
         status = ss_postgres_slot_drop(source, reterr);
     if (status == SS_OK)
         source->slot_leftover = false;
-    return status == SS_OK ? ss_postgres_slot_create(source, ret_position, size, reterr) : status;
+    return status == SS_OK
+               ? ss_postgres_slot_create(source, say, ctx, ret_position, size, reterr)
+               : status;
 }
 
 static ss_status source_start(ss_source *source, const char *position, ss_error *reterr) {
@@ -244,6 +246,7 @@ const ss_source_ops ss_source_postgres = {
     .position_compare = position_compare,
     .now_position = ss_postgres_now_position,
     .status = ss_postgres_status,
+    .snapshot_await = ss_postgres_snapshot_await,
     .snapshot_open = ss_postgres_snapshot_open,
     .snapshot_position = ss_postgres_snapshot_position,
     .snapshot_tables = ss_postgres_snapshot_tables,

@@ -63,8 +63,8 @@ struct ss_source {
 SS_MUST ss_status ss_postgres_history_compare(ss_source *source, const char *identity,
                                               const char *position, bool intended,
                                               ss_source_verdict *verdict, ss_error *reterr);
-SS_MUST ss_status ss_postgres_slot_create(ss_source *source, char *ret_position, size_t size,
-                                          ss_error *reterr);
+SS_MUST ss_status ss_postgres_slot_create(ss_source *source, ss_say_fn say, void *ctx,
+                                          char *ret_position, size_t size, ss_error *reterr);
 /* Drops the slot of our name when it is ours and inactive; a missing one is fine. */
 SS_MUST ss_status ss_postgres_slot_drop(ss_source *source, ss_error *reterr);
 /* Makes source->catalog again when it broke. */

@@ -3,7 +3,7 @@
  * The pipeline owns spool, commits, markers, copies, pausing and retrying; it never learns an engine's name. A source
  * connects, reads, decodes and hands rows over. A position is text that only its source understands.
  *
- * Threads: open, start, poll, release, close run in the capture thread. snapshot_* run in the copy thread,
+ * Threads: open, start, poll, release, close run in the capture thread. snapshot_* run in the copy thread (of a verify: in a worker),
  * copy_reader_* each in a reader thread of its own. check runs alone, before any thread. now_position, status and
  * tables_waiting may be called from the main thread's worker while capture runs: they use a connection of their own. */
 #ifndef SIDESPOOL_SOURCE_H
@@ -20,6 +20,7 @@ typedef struct {
     const char *spool_path;
     uint64_t spool_max_size;
     uint64_t max_message;        /* bytes; a larger single message stops with its place */
+    int stop_fd;                 /* readable once the agent is being stopped: what waits long for the source gives up then; 0: none */
 } ss_source_env;
 
 /* Calls into the pipeline, in the capture thread. All views are borrowed for the call. Any status but SS_OK is to be
@@ -44,6 +45,10 @@ typedef struct {
     bool gap;              /* resuming is impossible: answered by on_gap */
     char identity[256];    /* what identifies this source's history, to be kept in the spool's meta */
 } ss_source_verdict;
+
+/* Told about once a second, while a call waits, what the source makes it wait for (for people; borrowed for the call).
+ * false: nobody wants it any more, the call gives up with SS_RETRY. */
+typedef bool (*ss_say_fn)(void *ctx, const char *awaited);
 
 /* --check: one call for each line. ok false: exit 78. remedy "" when ok. */
 typedef void (*ss_check_line)(void *ctx, bool ok, const char *what, const char *found, const char *remedy);
@@ -80,8 +85,8 @@ typedef struct {
      * so a slot of our name is ours to drop. */
     ss_status (*open)(const ss_source_env *env, const char *identity, const char *position, bool intended, ss_source **ret,
                       ss_source_verdict *verdict, ss_error *reterr);
-    /* Makes what streaming needs when position is "" (publication, slot) and returns the first position. */
-    ss_status (*prepare)(ss_source *source, char *ret_position, size_t size, ss_error *reterr);
+    /* Makes what streaming needs when position is "" (publication, slot) and returns the first position. May wait long. */
+    ss_status (*prepare)(ss_source *source, ss_say_fn say, void *ctx, char *ret_position, size_t size, ss_error *reterr);
     ss_status (*start)(ss_source *source, const char *position, ss_error *reterr);
     /* Reads and decodes what is there, at most about 1 MiB or 5 ms, waiting up to wait_ms for something; returns early
      * when wake_fd is readable. *ret_more: more is there at once. With `hold` it reads nothing, but keeps the link alive. */
@@ -104,8 +109,12 @@ typedef struct {
      * match but are not captured yet ("new_tables": ["a.b"]). */
     ss_status (*status)(const ss_source_env *env, void *json, ss_error *reterr);
 
-    /* A copy: an exact snapshot of `tables` (NULL, 0: everything selected) at one position. Adds missing tables to what is captured first. */
-    ss_status (*snapshot_open)(const ss_source_env *env, const char *const *tables, size_t count, size_t readers,
+    /* Called before snapshot_open, while capture goes on: adds missing tables to what is captured, and waits for what
+     * snapshot_open would else wait for (PostgreSQL: the transactions that run). NULL: there is nothing of that kind. */
+    ss_status (*snapshot_await)(const ss_source_env *env, ss_say_fn say, void *ctx, ss_error *reterr);
+    /* A copy: an exact snapshot of `tables` (NULL, 0: everything selected) at one position. Adds missing tables to what is captured first.
+     * Capture is held meanwhile, so it waits for the source's transactions at most most_ms (0: as long as it takes), then SS_BUSY. */
+    ss_status (*snapshot_open)(const ss_source_env *env, const char *const *tables, size_t count, size_t readers, int most_ms,
                                ss_snapshot **ret, ss_error *reterr);
     const char *(*snapshot_position)(const ss_snapshot *snapshot);
     size_t (*snapshot_tables)(const ss_snapshot *snapshot, const ss_snapshot_table **ret);

@@ -213,7 +213,7 @@ static ss_snapshot *open_snapshot(const char *database, const char *const *table
     *options = (struct ss_postgres_options){.dsn = dsn, .connect_timeout = 10000};
     *env = (ss_source_env){.name = strcmp(database, "src") == 0 ? "src" : "dst", .options = options, .include = &include,
                            .exclude = strcmp(database, "src") == 0 ? &exclude : &include, .max_message = 1u << 30};
-    if (ss_postgres_snapshot_open(env, tables, count, 2, &snapshot, &err) != SS_OK)
+    if (ss_postgres_snapshot_open(env, tables, count, 2, 0, &snapshot, &err) != SS_OK)
         fail_msg("%s %s", err.code, err.text);
     return snapshot;
 }

@@ -57,8 +57,11 @@ static ss_status fake_open(const ss_source_env *env, const char *identity, const
     return verdict->gap ? ss_fail(reterr, SS_STOP, "SS-PG-0001", "the history is broken") : SS_OK;
 }
 
-static ss_status fake_prepare(ss_source *source, char *ret, size_t size, ss_error *reterr) {
+static ss_status fake_prepare(ss_source *source, ss_say_fn say, void *ctx, char *ret, size_t size,
+                              ss_error *reterr) {
     (void)source;
+    (void)say;
+    (void)ctx;
     (void)reterr;
     FAKE(fake.prepares++; snprintf(ret, size, "%ld", (long)fake.prepare_at));
     return SS_OK;
