@@ -120,6 +120,7 @@ bool ss_tgt_pin(PGconn *conn, uint64_t lock_timeout, PGresult **ret_refused) {
              "plan_cache_mode = force_generic_plan;"
              "SET synchronous_commit = on; SET default_transaction_isolation = 'read committed';"
              "SET check_function_bodies = off; SET client_min_messages = warning;"
+             "SET quote_all_identifiers = off; SET array_nulls = on; SET transform_null_equals = off;"
              "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET "
              "tcp_keepalives_count = 4;%s%s",
              (unsigned long long)lock_timeout,
