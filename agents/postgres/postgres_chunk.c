@@ -29,7 +29,9 @@ static const char leaves_sql[] =
     "  quote_ident(n.nspname) || '.' || quote_ident(c.relname),"
     "  coalesce(a.amname = 'heap', true),"
     "  pg_relation_size(c.oid) / current_setting('block_size')::int8, pg_table_size(c.oid),"
-    "  k.key, n.nspname || '.' || c.relname"
+    "  k.key, n.nspname || '.' || c.relname, c.relnatts,"
+    "  (SELECT coalesce(string_agg(v.xmin::text, ',' ORDER BY v.attnum), '') FROM pg_attribute v"
+    "   WHERE v.attrelid = c.oid AND v.attnum > 0 AND NOT v.attisdropped)"
     " FROM tree t JOIN pg_class c ON c.oid = t.oid JOIN pg_namespace n ON n.oid = c.relnamespace"
     " LEFT JOIN pg_am a ON a.oid = c.relam AND c.relam <> 0"
     " LEFT JOIN LATERAL (SELECT quote_ident(x.attname) AS key FROM pg_index i"
@@ -73,8 +75,10 @@ static ss_status leaf_fill(ss_snapshot *snapshot, const PGresult *res, int row, 
         .pages = strtoull(PQgetvalue(res, row, 6), NULL, 10),
         .bytes = strtoull(PQgetvalue(res, row, 7), NULL, 10),
         .key = PQgetisnull(res, row, 8) ? NULL : copied(snapshot, res, row, 8),
+        .natts = (uint32_t)strtoul(PQgetvalue(res, row, 10), NULL, 10),
+        .versions = copied(snapshot, res, row, 11),
     };
-    return ret->from == NULL ? no_memory(reterr) : SS_OK;
+    return ret->from == NULL || ret->versions == NULL ? no_memory(reterr) : SS_OK;
 }
 
 /* Lowest and highest key of a heap too large for one chunk; *ret_some false when it is empty. */

@@ -10,9 +10,11 @@
  *
  * A chunk is a transaction of its own: no lock outlives it, so that no schema change of the source waits for more than one
  * chunk. The price is that a heap may be rewritten between two chunks, and a rewrite is not seen through an old snapshot
- * (ALTER TABLE … TYPE, TRUNCATE) or moves rows to other blocks (VACUUM FULL, CLUSTER). Behind each chunk, while COPY's own
- * lock is still held, the heap's filenode is compared with the one that the snapshot's pg_class names: a difference ends
- * the copy of this table with SS_RETRY.
+ * (ALTER TABLE … TYPE, TRUNCATE) or moves rows to other blocks (VACUUM FULL, CLUSTER); and COPY finds tables and columns by
+ * the names that they have by then. Behind each chunk, while COPY's own lock is still held, the heap's filenode and the oid
+ * that its name stands for are compared with those that the snapshot's pg_class names; and behind its transaction, by a
+ * snapshot of now, the versions of the columns' catalogue rows (a column that was renamed and renamed back has another one).
+ * A difference ends the copy of this table with SS_RETRY.
  *
  * Threads: snapshot_* in the copy thread, a reader in its own. */
 #include "agents/postgres/postgres_copy.h"
@@ -215,7 +217,9 @@ static ss_status all_selected(const ss_source_env *env, const ss_postgres_table 
     return SS_OK;
 }
 
-/* Tables and Schemas as the snapshot sees them. */
+/* Tables and Schemas as the snapshot sees them. It may see a table that was committed behind publish(), while the slot
+ * waited for that very transaction: what is written to that table then comes in no stream, so its copy would not be whole.
+ * The next try publishes it first. */
 static ss_status tables_load(ss_snapshot *snapshot, const char *const *tables, size_t count, ss_error *reterr) {
     ss_postgres_table *selected = NULL;
     size_t selected_count = 0;
@@ -241,8 +245,14 @@ static ss_status tables_load(ss_snapshot *snapshot, const char *const *tables, s
     }
     for (size_t i = 0; status == SS_OK && i < selected_count; i++) {
         snapshot->selected[snapshot->selected_count++] = selected[i].relid;
-        if (wanted(&selected[i], tables, count))
-            status = table_load(snapshot, &selected[i], &packed, reterr);
+        if (!wanted(&selected[i], tables, count))
+            continue;
+        status = selected[i].published
+                     ? table_load(snapshot, &selected[i], &packed, reterr)
+                     : ss_fail(reterr, SS_RETRY, "SS-PG-0111",
+                               "table %s.%s was made while the snapshot was taken and is not published yet: it is "
+                               "published, and a new snapshot taken",
+                               selected[i].ns, selected[i].name);
     }
     snapshot->subset = snapshot->count < selected_count;
 out:
@@ -353,24 +363,40 @@ static void put_bound(ss_buf *sql, const ss_postgres_chunk *chunk, const char *o
         ss_buf_printf(sql, "%s %s %s '%" PRId64 "'::int8", and, chunk->leaf->key, op, bound);
 }
 
-/* One string, one round trip. The check comes behind the COPY, whose lock is held until COMMIT: an unchanged filenode
- * then proves that the heap was never rewritten since the snapshot. */
+/* One string, one round trip. The first check comes behind the COPY, whose lock is held until COMMIT: functions that look
+ * into the catalogue's cache see it as it is now, so an unchanged filenode proves that the heap was never rewritten since
+ * the snapshot, and an unchanged oid that the COPY read this table. The columns have no such function; but every change of
+ * one leaves another version of its row for ever, so they can be compared behind the lock, by a statement with a snapshot of
+ * its own. Columns that were added since are beyond natts: the Schema does not name them. */
 static const char *chunk_sql(ss_copy_reader *reader, const ss_postgres_source_table *table,
                              const ss_postgres_chunk *chunk) {
+    const ss_postgres_leaf *leaf = chunk->leaf;
     ss_buf *sql = &reader->sql;
     ss_buf_clear(sql);
+    char *name = PQescapeLiteral(reader->conn, leaf->from, strlen(leaf->from));
+    if (name == NULL) {
+        sql->bad = true;
+        return "";
+    }
     ss_buf_printf(sql, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '%s'; COPY (SELECT ",
                   reader->snapshot->id);
     ss_buf_put_str(sql, table->columns);
-    ss_buf_printf(sql, " FROM ONLY %s", chunk->leaf->from);
+    ss_buf_printf(sql, " FROM ONLY %s", leaf->from);
     if (chunk->has_low)
         put_bound(sql, chunk, ">=", chunk->low, false);
     if (chunk->has_high)
         put_bound(sql, chunk, "<", chunk->high, chunk->has_low);
     ss_buf_printf(sql,
                   ") TO STDOUT; SELECT pg_catalog.pg_relation_filenode(%" PRIu32 ") IS NOT DISTINCT FROM %" PRIu32
-                  "::oid; COMMIT",
-                  chunk->leaf->relid, chunk->leaf->filenode);
+                  "::oid AND pg_catalog.to_regclass(",
+                  leaf->relid, leaf->filenode);
+    ss_buf_put_str(sql, name);
+    ss_buf_printf(sql,
+                  ")::oid IS NOT DISTINCT FROM %" PRIu32 "::oid; COMMIT; SELECT coalesce(pg_catalog.string_agg("
+                  "v.xmin::text, ',' ORDER BY v.attnum), '') = '%s' FROM pg_catalog.pg_attribute v"
+                  " WHERE v.attrelid = %" PRIu32 " AND v.attnum > 0 AND v.attnum <= %" PRIu32 " AND NOT v.attisdropped",
+                  leaf->relid, leaf->versions, leaf->relid, leaf->natts);
+    PQfreemem(name);
     return ss_buf_cstr(sql);
 }
 
@@ -417,10 +443,11 @@ static ss_status rows_take(ss_copy_reader *reader, const ss_postgres_source_tabl
     }
 }
 
-/* Takes the results of the five statements; the COPY and the check among them must both have been there. */
+/* Takes the results of the six statements; the COPY and both checks among them must have been there. */
 static ss_status results_take(ss_copy_reader *reader, const ss_postgres_source_table *table, ss_postgres_row_fn row,
                               void *ctx, bool *ret_wide, ss_error *reterr) {
-    bool copied = false, checked = false, unchanged = false;
+    bool copied = false;
+    int checked = 0, unchanged = 0;
     ss_status status = SS_OK;
     PGresult *res;
     while (status == SS_OK && (res = PQgetResult(reader->conn)) != NULL) {
@@ -432,20 +459,20 @@ static ss_status results_take(ss_copy_reader *reader, const ss_postgres_source_t
             status = rows_take(reader, table, row, ctx, ret_wide, reterr);
             break;
         case PGRES_TUPLES_OK:
-            checked = PQntuples(res) == 1;
-            unchanged = checked && PQgetvalue(res, 0, 0)[0] == 't';
+            checked += PQntuples(res) == 1;
+            unchanged += PQntuples(res) == 1 && PQgetvalue(res, 0, 0)[0] == 't';
             break;
         default:
             status = chunk_failed(reader, table, res, reterr);
         }
         PQclear(res);
     }
-    if (status == SS_OK && (!copied || !checked))
+    if (status == SS_OK && (!copied || checked != 2))
         status = chunk_failed(reader, table, NULL, reterr);
-    if (status == SS_OK && !unchanged)
+    if (status == SS_OK && unchanged != 2)
         status = ss_fail(reterr, SS_RETRY, "SS-PG-0102",
-                         "table %s was rewritten while it was copied (VACUUM FULL, CLUSTER, TRUNCATE or ALTER TABLE): its "
-                         "copy starts again",
+                         "table %s was rewritten, renamed or altered while it was copied (VACUUM FULL, CLUSTER, TRUNCATE or "
+                         "ALTER TABLE): its copy starts again",
                          table->place);
     return status;
 }

@@ -37,6 +37,8 @@ typedef struct {
     uint32_t relid;
     uint32_t filenode;      /* pg_class.relfilenode as the snapshot sees it: another one later means "rewritten" */
     const char *from;       /* quoted "ns"."name" */
+    uint32_t natts;         /* highest attnum as the snapshot sees it */
+    const char *versions;   /* xmin of its pg_attribute rows as the snapshot sees them, by attnum: another list later means "altered" */
     const char *key;        /* quoted single integer primary key column; NULL: none */
     bool heap;              /* its access method is heap: ctid ranges name blocks */
     uint64_t pages;

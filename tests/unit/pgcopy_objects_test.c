@@ -11,6 +11,7 @@
 #include "sidespool/copytext.h"
 #include "unit/pgcopy_torture.h"
 
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -413,6 +414,105 @@ static void test_chunks(void **state) {
     PQfinish(conn);
 }
 
+/* ---- names that move --------------------------------------------------------------------------------------------- */
+
+/* Each table is altered behind the snapshot so that its old heap is still there, but COPY's names mean something else. */
+static void test_names(void **state) {
+    (void)state;
+    char dsn[160];
+    ss_source_env env;
+    struct ss_postgres_options options;
+    ss_error err = {0};
+    PGconn *admin = connect_to("postgres");
+    run(admin, "CREATE DATABASE names");
+    PQfinish(admin);
+    PGconn *conn = connect_to("names");
+    run(conn, "CREATE TABLE a_same (a int, b int); CREATE TABLE b_swapped (a int); CREATE TABLE b_other (a int);"
+              " CREATE TABLE c_columns (a int, b int); CREATE TABLE d_dropped (a int, b int); CREATE TABLE e_back (a int, b int);"
+              " CREATE TABLE f_more (a int); CREATE TABLE g_moved (a int); CREATE SCHEMA elsewhere;"
+              " INSERT INTO a_same VALUES (1, 2); INSERT INTO b_swapped VALUES (1); INSERT INTO c_columns VALUES (1, 2);"
+              " INSERT INTO d_dropped VALUES (1, 2); INSERT INTO e_back VALUES (1, 2); INSERT INTO f_more VALUES (1);"
+              " INSERT INTO g_moved VALUES (1); ALTER TABLE a_same REPLICA IDENTITY FULL; ALTER TABLE b_swapped REPLICA IDENTITY FULL;"
+              " ALTER TABLE b_other REPLICA IDENTITY FULL; ALTER TABLE c_columns REPLICA IDENTITY FULL;"
+              " ALTER TABLE d_dropped REPLICA IDENTITY FULL; ALTER TABLE e_back REPLICA IDENTITY FULL;"
+              " ALTER TABLE f_more REPLICA IDENTITY FULL; ALTER TABLE g_moved REPLICA IDENTITY FULL");
+    ss_snapshot *snapshot = open_snapshot("names", NULL, 0, &env, &options, dsn, sizeof dsn);
+    run(conn, "ALTER TABLE b_swapped RENAME TO b_old; ALTER TABLE b_other RENAME TO b_swapped");
+    run(conn, "ALTER TABLE c_columns RENAME a TO x; ALTER TABLE c_columns RENAME b TO a; ALTER TABLE c_columns RENAME x TO b");
+    run(conn, "ALTER TABLE d_dropped DROP b; ALTER TABLE d_dropped ADD b int");
+    run(conn, "ALTER TABLE e_back RENAME a TO x");
+    run(conn, "ALTER TABLE e_back RENAME x TO a");
+    run(conn, "ALTER TABLE f_more ADD more int; ANALYZE f_more");
+    run(conn, "VACUUM f_more");
+    run(conn, "ALTER TABLE g_moved SET SCHEMA elsewhere; CREATE TABLE g_moved (a int)");
+    static const struct {
+        const char *name;
+        ss_status status;
+    } wanted[] = {{"a_same", SS_OK},       {"b_swapped", SS_RETRY}, {"b_other", SS_RETRY}, {"c_columns", SS_RETRY},
+                  {"d_dropped", SS_RETRY}, {"e_back", SS_RETRY},    {"f_more", SS_OK},     {"g_moved", SS_RETRY}};
+    const ss_snapshot_table *tables = NULL;
+    size_t count = ss_postgres_snapshot_tables(snapshot, &tables);
+    ss_copy_reader *reader = NULL;
+    assert_int_equal(ss_postgres_copy_reader_open(snapshot, &reader, &err), SS_OK);
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
+        counter seen = {0};
+        ss_status got = ss_postgres_copy_reader_read(reader, find_table(tables, count, wanted[i].name), 0, count_rows, &seen, &err);
+        if (got != wanted[i].status)
+            fail_msg("%s: %d %s", wanted[i].name, got, got != SS_OK ? err.text : "");
+        if (got != SS_OK)
+            assert_string_equal(err.code, "SS-PG-0102");
+    }
+    ss_postgres_copy_reader_close(reader);
+    ss_postgres_snapshot_close(snapshot);
+    PQfinish(conn);
+}
+
+/* Commits a transaction that has made a table as soon as a copy's slot waits for it. */
+static void *commit_when_awaited(void *arg) {
+    PGconn *maker = arg, *conn = connect_to("postgres");
+    bool awaited = false;
+    for (int i = 0; i < 400 && !awaited; i++, usleep(20000)) {
+        PGresult *res = PQexec(conn, "SELECT count(*) FROM pg_replication_slots WHERE slot_name LIKE 'sidespool\\_copy%'");
+        awaited = strcmp(PQgetvalue(res, 0, 0), "0") != 0;
+        PQclear(res);
+    }
+    PQfinish(conn);
+    run(maker, "COMMIT");
+    return awaited ? arg : NULL;
+}
+
+/* The snapshot sees a table that the publication does not name yet: it must not be taken for whole. */
+static void test_unpublished(void **state) {
+    (void)state;
+    char dsn[160];
+    ss_source_env env;
+    struct ss_postgres_options options;
+    ss_error err = {0};
+    ss_snapshot *snapshot = NULL;
+    pthread_t thread;
+    void *awaited = NULL;
+    PGconn *admin = connect_to("postgres");
+    run(admin, "CREATE DATABASE late");
+    PQfinish(admin);
+    PGconn *conn = connect_to("late");
+    run(conn, "CREATE TABLE n1 (id int PRIMARY KEY)");
+    snapshot = open_snapshot("late", NULL, 0, &env, &options, dsn, sizeof dsn);
+    ss_postgres_snapshot_close(snapshot);
+    run(conn, "BEGIN");
+    run(conn, "CREATE TABLE n2 (id int PRIMARY KEY); INSERT INTO n2 VALUES (1)");
+    assert_int_equal(pthread_create(&thread, NULL, commit_when_awaited, conn), 0);
+    ss_status got = ss_postgres_snapshot_open(&env, NULL, 0, 1, 0, &snapshot, &err);
+    assert_int_equal(pthread_join(thread, &awaited), 0);
+    assert_non_null(awaited);
+    assert_int_equal(got, SS_RETRY);
+    assert_string_equal(err.code, "SS-PG-0111");
+    assert_int_equal(ss_postgres_snapshot_open(&env, NULL, 0, 1, 0, &snapshot, &err), SS_OK);
+    const ss_snapshot_table *tables = NULL;
+    assert_int_equal(ss_postgres_snapshot_tables(snapshot, &tables), 2);
+    ss_postgres_snapshot_close(snapshot);
+    PQfinish(conn);
+}
+
 /* ---- --check ------------------------------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -489,7 +589,8 @@ static void test_check(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_torture), cmocka_unit_test(test_chunks), cmocka_unit_test(test_check)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_torture), cmocka_unit_test(test_chunks), cmocka_unit_test(test_names),
+                                       cmocka_unit_test(test_unpublished), cmocka_unit_test(test_check)};
     if (find_bin() == NULL) {
         printf("skipped: no PostgreSQL server programs below /usr/lib/postgresql\n");
         return 77;
