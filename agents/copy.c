@@ -317,7 +317,8 @@ static ss_status begin_generation(ss_copies *copies, const ss_copy_request *requ
     return ss_generation_save(ss_spool_dir(copies->setup.spool), &copies->generation, reterr);
 }
 
-static void run_request(ss_copies *copies, const ss_copy_request *request) {
+/* How long to leave the source alone afterwards: the route asks again for an aborted copy at once. */
+static int64_t run_request(ss_copies *copies, const ss_copy_request *request) {
     char position[SS_POSITION_MAX] = "";
     ss_error err = {0};
     ss_status status;
@@ -336,20 +337,20 @@ static void run_request(ss_copies *copies, const ss_copy_request *request) {
             ss_log_error(SS_WARN, "copy_waits", &err);
         if (ss_copies_wait(copies,
                            status == SS_BUSY ? 100 : (int64_t)ss_backoff_next(&copies->backoff)))
-            return;
+            return 0;
     }
     SS_LOG(SS_INFO, "copy_begins", SS_S("route", request->route),
            SS_U("generation", request->generation));
     status = ss_copy_run_all(copies, request, position, &err);
     if (ss_copies_stopping(copies))
-        return;
+        return 0;
     if (status != SS_OK)
         ss_log_error(SS_ERROR, "copy_aborted", &err);
     if (ss_copies_aborted(copies, NULL) != SS_OK)
         position[0] = '\0';
     if (!end_in_stream(copies, position, request->generation, request->route,
                        status == SS_OK ? NULL : err.text))
-        return;
+        return 0;
     copies->generation.open = false;
     save_generation(copies);
     SS_LOG(SS_INFO, "copy_ended", SS_S("route", request->route),
@@ -358,10 +359,10 @@ static void run_request(ss_copies *copies, const ss_copy_request *request) {
            SS_S("result", status == SS_OK ? "whole" : "aborted"));
     copies->progress.running = false;
     ss_copies_show(copies, "");
-    if (status == SS_OK)
-        ss_backoff_reset(&copies->backoff);
-    else /* the route asks again at once: the source is not asked as fast as that */
-        ss_copies_wait(copies, (int64_t)ss_backoff_next(&copies->backoff));
+    if (status != SS_OK)
+        return (int64_t)ss_backoff_next(&copies->backoff);
+    ss_backoff_reset(&copies->backoff);
+    return 0;
 }
 
 static void *copy_main(void *arg) {
@@ -390,8 +391,11 @@ static void *copy_main(void *arg) {
             pthread_mutex_unlock(&copies->mutex);
             continue;
         }
-        run_request(copies, request);
+        int64_t pause_ms = run_request(copies, request);
+        /* Before the pause: who asks meanwhile gets a generation that is still to come. */
         finish_request(copies);
+        if (pause_ms > 0)
+            ss_copies_wait(copies, pause_ms);
     }
     if (copies->log != NULL)
         ss_log_close(copies->log);
