@@ -58,17 +58,13 @@ SS_MUST ss_status ss_postgres_exec(PGconn *conn, const char *what, const char *s
                                    ss_error *reterr);
 
 /* Fills *reterr from a failed result (or, with res NULL, from the connection): SQLSTATE, primary
- * message with what stands in quotes cut unless it is a name that the server reports as such,
- * table, column, constraint. Never DETAIL, CONTEXT, HINT or statement text. Returns SS_RETRY or
+ * message as far as it holds no values (sidespool/server_message.h), table, column, constraint. Never DETAIL, CONTEXT, HINT or statement text. Returns SS_RETRY or
  * SS_STOP by SQLSTATE class (ss_postgres_classify). `code` is SS-PG-NNNN. */
 SS_MUST ss_status ss_postgres_fail(ss_error *reterr, const char *code, const char *where,
                                    PGconn *conn, const PGresult *res, const char *fmt, ...)
     SS_PRINTF(6, 7);
 /* SQLSTATE (NULL or "": the link broke) -> SS_RETRY or SS_STOP. */
 ss_status ss_postgres_classify(const char *sqlstate);
-/* Appends a copy of a server's message without what stands in quotes and without newlines. */
-void ss_postgres_message_cut(const char *message, char *ret, size_t size);
-
 /* LSN text "%X/%X" <-> number; parse is false when it is not one. ret has 18 bytes at least. */
 bool ss_postgres_lsn_parse(const char *text, uint64_t *ret);
 void ss_postgres_lsn_text(uint64_t lsn, char *ret, size_t size);

@@ -3,6 +3,7 @@
  *
  * Any thread; a connection belongs to the thread that made it. */
 #include "agents/postgres/postgres.h"
+#include "sidespool/server_message.h"
 #include "sidespool/log.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -147,40 +148,6 @@ ss_status ss_postgres_classify(const char *sqlstate) {
     return SS_STOP;
 }
 
-/* Quotes in these classes hold names of objects, in all others they may hold values. */
-static bool quotes_are_names(const char *sqlstate) {
-    static const char *const classes[] = {"0A", "28", "3D", "3F", "53", "55", "57"};
-    for (size_t i = 0; i < sizeof classes / sizeof *classes; i++)
-        if (strncmp(sqlstate, classes[i], 2) == 0)
-            return true;
-    return strncmp(sqlstate, "42", 2) == 0 && strcmp(sqlstate, "42601") != 0;
-}
-
-static void message_copy(const char *message, char *ret, size_t size, bool cut) {
-    size_t len = 0;
-    char quote = 0;
-    for (const char *p = message; *p && *p != '\n' && len + 4 < size; p++) {
-        if (quote) {
-            if (*p != quote)
-                continue;
-            quote = 0;
-        } else if (cut &&
-                   (*p == '"' || (*p == '\'' && (p == message || p[-1] == ' ' || p[-1] == '(')))) {
-            quote = *p;
-            ret[len++] = *p;
-            ret[len++] = '.';
-            ret[len++] = '.';
-            continue;
-        }
-        ret[len++] = *p;
-    }
-    ret[len] = '\0';
-}
-
-void ss_postgres_message_cut(const char *message, char *ret, size_t size) {
-    message_copy(message, ret, size, true);
-}
-
 static void put_field(char *text, size_t size, const PGresult *res, int field, const char *label) {
     const char *value = PQresultErrorField(res, field);
     size_t len = strlen(text);
@@ -199,13 +166,13 @@ ss_status ss_postgres_fail(ss_error *reterr, const char *code, const char *where
     if (!sqlstate) {
         /* libpq's own words: about the link. A damaged protocol may quote what it read, so quotes
          * are cut. */
-        message_copy(conn ? PQerrorMessage(conn) : "no memory", said, sizeof said, true);
+        ss_server_message_cut(conn ? PQerrorMessage(conn) : "no memory", said, sizeof said);
         if (!*said)
             snprintf(said, sizeof said, "the connection was closed");
         return ss_fail_at(reterr, SS_RETRY, code, where, 0, "%s: %s", what, said);
     }
     const char *primary = PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY);
-    message_copy(primary ? primary : "", said, sizeof said, !quotes_are_names(sqlstate));
+    ss_server_message(sqlstate, primary ? primary : "", said, sizeof said);
     snprintf(text, sizeof text, "%s: %s (SQLSTATE %s", what, said, sqlstate);
     put_field(text, sizeof text, res, PG_DIAG_SCHEMA_NAME, "schema");
     put_field(text, sizeof text, res, PG_DIAG_TABLE_NAME, "table");
@@ -313,7 +280,7 @@ static void connect_failed(const char *message, char sqlstate[6], char *ret, siz
             }
         }
     }
-    message_copy(message, ret, size, false);
+    ss_server_message_line(message, ret, size);
 }
 
 /* Every setting that changes what values, names or definitions look like, or what a session may do

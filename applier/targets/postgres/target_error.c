@@ -1,5 +1,6 @@
 /* A server's answer as status and sentence. Never DETAIL, CONTEXT or statement text, never a row's
  * value. */
+#include "sidespool/server_message.h"
 #include "target_postgres.h"
 
 #include <stdio.h>
@@ -26,44 +27,10 @@ bool ss_tgt_sqlstate_refusal(const char *sqlstate) {
     return in_class(sqlstate, "23") || in_class(sqlstate, "27000") || in_class(sqlstate, "21000");
 }
 
-/* Classes whose messages quote names of objects, not values. */
-static bool quotes_names(const char *sqlstate) {
-    static const char *const names[] = {"08", "23", "25", "28", "2BP01", "3D", "3F",
-                                        "40", "42", "53", "55", "57",    "0A", NULL};
-    if (in_class(sqlstate, "42601") || in_class(sqlstate, "42P02"))
-        return false;
-    for (size_t i = 0; names[i] != NULL; i++)
-        if (in_class(sqlstate, names[i]))
-            return true;
-    return sqlstate[0] == '\0';
-}
-
-/* Copies one line of `from`; with `cut`, what stands between quotes becomes "…", and what follows a
- * last colon goes. */
-static void copy_line(const char *from, bool cut, char *ret, size_t size) {
-    size_t n = 0;
-    bool quoted = false;
-    for (const char *p = from; *p != '\0' && *p != '\n' && n + 4 < size; p++) {
-        if (cut && *p == '"') {
-            if (!quoted) {
-                memcpy(ret + n, "\"…", 4);
-                n += 4;
-            }
-            quoted = !quoted;
-            if (quoted)
-                continue;
-        }
-        if (!quoted)
-            ret[n++] = *p;
-    }
-    ret[n] = '\0';
-}
-
 void ss_tgt_message(const PGresult *res, char *ret, size_t size) {
     const char *state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
     const char *text = PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY);
-    copy_line(text != NULL ? text : "no message", !quotes_names(state != NULL ? state : "XX000"),
-              ret, size);
+    ss_server_message(state, text != NULL ? text : "no message", ret, size);
 }
 
 static const char *awaited(const char *state) {
@@ -92,7 +59,7 @@ ss_status ss_tgt_error(PGconn *conn, const PGresult *res, const char *what, ss_e
     if (state == NULL) {
         /* libpq's own message: no statement, no values; it can name host and user, never a
          * password. */
-        copy_line(PQerrorMessage(conn), false, message, sizeof message);
+        ss_server_message_line(PQerrorMessage(conn), message, sizeof message);
         if (PQstatus(conn) != CONNECTION_BAD && message[0] != '\0')
             return ss_fail(reterr, SS_RETRY, "SS-TGT-0005",
                            "%s: the exchange with the target broke (%s); it is connected again.",
