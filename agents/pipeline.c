@@ -166,6 +166,22 @@ void ss_pipeline_resume(ss_pipeline *p) {
 /* ---- the capture thread
  * -------------------------------------------------------------------------------------------- */
 
+/* A log goes on being trimmed whatever keeps its source away: routes go on too, and a copy may wait
+ * for the room. */
+static void trim_beside(ss_pipeline *p) {
+    int64_t now = ss_monotonic_ms();
+    uint64_t removed = 0;
+    ss_error err = {0};
+
+    if (p->log == NULL || now - p->second_ms < 1000)
+        return;
+    p->second_ms = now;
+    if (ss_log_trim(p->log, &removed, &err) != SS_OK)
+        ss_log_error(SS_DEBUG, "trim_failed", &err); /* what keeps us here says it by itself */
+    if (removed > 0)
+        ss_agent_status_committed(p->setup.status, ss_log_get_state(p->log), NULL);
+}
+
 /* Waits outside a session; the loop "turns" here too, for the watchdog. */
 static void wait_or_stop(ss_pipeline *p, int64_t ms, bool until_again) {
     int64_t until = ss_monotonic_ms() + ms;
@@ -180,9 +196,14 @@ static void wait_or_stop(ss_pipeline *p, int64_t ms, bool until_again) {
         ss_waiter_wait(&p->cond, &p->mutex, until_again || until - now > 1000 ? 1000 : until - now);
         pthread_mutex_unlock(&p->mutex);
         ss_agent_status_turned(p->setup.status);
+        trim_beside(p);
         pthread_mutex_lock(&p->mutex);
     }
     pthread_mutex_unlock(&p->mutex);
+}
+
+void ss_pipeline_wait(ss_pipeline *p, int64_t ms) {
+    wait_or_stop(p, ms, false);
 }
 
 static void back_off(ss_pipeline *p) {
@@ -231,11 +252,7 @@ static void settle(ss_pipeline *p) {
             continue;
         }
         ss_agent_state_set(p->setup.status, SS_AGENT_SPOOL_FULL, NULL, &err);
-        uint64_t removed;
-        ss_error trim_err = {0};
         wait_or_stop(p, 1000, false);
-        if (ss_log_trim(p->log, &removed, &trim_err) != SS_OK)
-            ss_log_error(SS_WARN, "trim_failed", &trim_err);
     }
     if (p->source != NULL) {
         p->setup.ops->close(p->source);

@@ -88,5 +88,7 @@ SS_MUST ss_status ss_pipeline_settle(ss_pipeline *p, ss_error *reterr);
 bool ss_pipeline_is_gap(ss_pipeline *p);
 SS_MUST ss_status ss_pipeline_flush(ss_pipeline *p, bool now, ss_error *reterr);
 bool ss_pipeline_stopping(ss_pipeline *p);
+/* Waits `ms`, or until the pipeline is being stopped; the log is trimmed meanwhile. */
+void ss_pipeline_wait(ss_pipeline *p, int64_t ms);
 
 #endif

@@ -89,16 +89,38 @@ ss_status ss_pipeline_flush(ss_pipeline *p, bool now, ss_error *reterr) {
  * ---------------------------------------------------------------------------------------------------
  */
 
-/* Appends `record` as a whole unit up to `position` and makes it durable at once. */
+/* While there is no room for a new history's first record: routes make it, and we trim. */
+static ss_status wait_for_room(ss_pipeline *p, ss_error *reterr) {
+    ss_agent_state_set(p->setup.status, SS_AGENT_SPOOL_FULL, NULL, &p->full_error);
+    ss_pipeline_wait(p, FULL_RETRY_MS);
+    return ss_pipeline_stopping(p)
+               ? ss_fail(reterr, SS_RETRY, "SS-AGENT-0006", "the agent is stopping")
+               : SS_OK;
+}
+
+/* Appends `record` as a whole unit up to `position` and makes it durable, however long there is no
+ * room: nothing else may come before it. */
 static ss_status append_durable(ss_pipeline *p, const Sidespool__Record *record,
                                 const char *position, ss_error *reterr) {
+    ss_status status;
+
     snprintf(p->captured, sizeof p->captured, "%s", position);
-    ss_status status = ss_pipeline_append(p, record, reterr);
+    while ((status = ss_pipeline_append(p, record, reterr)) == SS_BUSY) {
+        status = wait_for_room(p, reterr);
+        if (status != SS_OK)
+            return status;
+    }
     if (status != SS_OK)
-        return status == SS_BUSY ? SS_RETRY : status;
+        return status;
     ss_pipeline_whole(p);
-    status = ss_pipeline_flush(p, true, reterr);
-    return status == SS_BUSY ? SS_RETRY : status;
+    while ((status = ss_pipeline_flush(p, true, reterr)) == SS_BUSY) {
+        status = wait_for_room(p, reterr);
+        if (status != SS_OK)
+            return status;
+    }
+    if (status == SS_OK)
+        p->full = false;
+    return status;
 }
 
 /* What prepare waits for, as the state's reason; not each second, because a new reason is a line in
@@ -115,40 +137,70 @@ static bool say_preparing(void *ctx, const char *awaited) {
     return !ss_pipeline_stopping(p);
 }
 
-/* The very first start. The identity is durable before prepare makes anything on the source: if we
- * die between the two, the next start finds an identity without a position, and so knows that a
- * slot of our name is our own half-made one. */
-static ss_status first_start(ss_pipeline *p, const char *identity, ss_error *reterr) {
+/* Prepares the source and writes the history's first record: Gap with a `gap`, else Idle. The log
+ * has an identity and no position. If we die before that record is durable, the next start finds
+ * the same, knows by it that a slot of our name is our own half-made one, from which nothing was
+ * taken, drops it and comes here again. */
+static ss_status begin_history(ss_pipeline *p, const char *gap, ss_error *reterr) {
+    const ss_source_ops *ops = p->setup.ops;
     char position[SS_POSITION_MAX] = "";
+    ss_source_verdict made = {0};
+    Sidespool__Idle idle = SIDESPOOL__IDLE__INIT;
+    Sidespool__Gap begins = SIDESPOOL__GAP__INIT;
+    Sidespool__Record record = SIDESPOOL__RECORD__INIT;
+
+    ss_agent_state_set(
+        p->setup.status, SS_AGENT_STARTING,
+        gap == NULL ? "preparing the source; it may first wait for its running transactions to end"
+                    : "starting afresh after a gap; the source may first wait for its running "
+                      "transactions to end",
+        NULL);
+    ss_status status = ops->prepare(p->source, say_preparing, p, position, sizeof position, reterr);
+    /* What prepare made is part of the identity that later starts compare. */
+    if (status == SS_OK && ops->identity != NULL) {
+        status = ops->identity(p->source, made.identity, sizeof made.identity, reterr);
+        if (status == SS_OK)
+            status = ss_log_set_identity(p->log, made.identity, false, reterr);
+    }
+    if (status != SS_OK)
+        return status;
+    if (gap == NULL) {
+        idle.position = position;
+        idle.time = ss_now_us();
+        record.body_case = SIDESPOOL__RECORD__BODY_IDLE;
+        record.idle = &idle;
+    } else {
+        begins.epoch = ss_log_get_state(p->log)->epoch;
+        begins.reason = (char *)(uintptr_t)gap; /* packed, never written to */
+        begins.position = position;
+        record.body_case = SIDESPOOL__RECORD__BODY_GAP;
+        record.gap = &begins;
+    }
+    p->released[0] = '\0';
+    return append_durable(p, &record, position, reterr);
+}
+
+/* The log has no position: the very first start, or one after a life that died in one. With records
+ * or a later epoch it was a gap that was being answered: then the new history begins with its Gap,
+ * whatever on_gap says now, because the old one is void since the epoch moved. */
+static ss_status first_start(ss_pipeline *p, const char *identity, ss_error *reterr) {
+    const ss_log_state *state = ss_log_get_state(p->log);
+    bool gap = state->epoch > 1 || state->committed > 0;
 
     ss_status status = ss_log_set_identity(p->log, identity, false, reterr);
     if (status != SS_OK)
         return status;
-    ss_agent_state_set(
-        p->setup.status, SS_AGENT_STARTING,
-        "preparing the source; it may first wait for its running transactions to end", NULL);
-    status = p->setup.ops->prepare(p->source, say_preparing, p, position, sizeof position, reterr);
-    if (status != SS_OK)
-        return status;
-    Sidespool__Idle idle = SIDESPOOL__IDLE__INIT;
-    Sidespool__Record record = SIDESPOOL__RECORD__INIT;
-    idle.position = position;
-    idle.time = ss_now_us();
-    record.body_case = SIDESPOOL__RECORD__BODY_IDLE;
-    record.idle = &idle;
-    /* If we die before this is durable, the slot just made is dropped by the next start as
-     * half-made: nothing was taken from it. */
-    return append_durable(p, &record, position, reterr);
+    return begin_history(
+        p, gap ? "the source's history was broken, and the agent ended while it began anew" : NULL,
+        reterr);
 }
 
 /* The history is broken and the file says resync: everything of the old history is void, a new
- * epoch begins. If we die anywhere before the Gap is durable, the log's position is still the old
- * one, the source's open sees the same gap (the slot is missing, or is not at our position), and
- * all of this happens again under one more epoch. */
+ * epoch begins. If we die before the epoch is durable, the next start sees the same gap (reset
+ * removed the slot); if we die behind it, the log has no position any more, and the next start goes
+ * on in first_start: it never takes the old position for one of the new history. */
 static ss_status new_history(ss_pipeline *p, const char *identity, const char *reason,
                              ss_error *reterr) {
-    char position[SS_POSITION_MAX] = "";
-
     set_prepared(p, false);
     pthread_mutex_lock(&p->mutex);
     p->history++;
@@ -168,24 +220,7 @@ static ss_status new_history(ss_pipeline *p, const char *identity, const char *r
     if (status != SS_OK)
         return status;
     status = ss_log_set_identity(p->log, identity, true, reterr);
-    if (status != SS_OK)
-        return status;
-    ss_agent_state_set(p->setup.status, SS_AGENT_STARTING,
-                       "starting afresh after a gap; the source may first wait for its running "
-                       "transactions to end",
-                       NULL);
-    status = p->setup.ops->prepare(p->source, say_preparing, p, position, sizeof position, reterr);
-    if (status != SS_OK)
-        return status;
-    Sidespool__Gap gap = SIDESPOOL__GAP__INIT;
-    Sidespool__Record record = SIDESPOOL__RECORD__INIT;
-    gap.epoch = ss_log_get_state(p->log)->epoch;
-    gap.reason = (char *)(uintptr_t)reason; /* packed, never written to */
-    gap.position = position;
-    record.body_case = SIDESPOOL__RECORD__BODY_GAP;
-    record.gap = &gap;
-    p->released[0] = '\0';
-    return append_durable(p, &record, position, reterr);
+    return status == SS_OK ? begin_history(p, reason, reterr) : status;
 }
 
 static ss_status answer_gap(ss_pipeline *p, ss_source_verdict *verdict, ss_error *reterr) {

@@ -508,6 +508,8 @@ ss_status ss_log_flush(ss_log *log, bool now, bool *ret_committed, ss_error *ret
 
 /* ---- identity ---- */
 
+/* With a new epoch the position goes in the same transaction: from here until the new history's first commit a start finds
+ * an epoch without a position, and so never takes the old position for one of the new history. */
 static int write_identity(ss_log *log, const char *identity, uint64_t epoch) {
     MDB_txn *txn;
     int rc = mdb_txn_begin(log->segment->env, NULL, 0, &txn);
@@ -515,6 +517,8 @@ static int write_identity(ss_log *log, const char *identity, uint64_t epoch) {
         return rc;
     rc = ss_meta_put(log->segment, txn, "identity", ss_bytes_str(identity));
     rc = rc ? rc : ss_meta_put_u64(log->segment, txn, "epoch", epoch);
+    if (epoch != log->meta.epoch)
+        rc = rc ? rc : ss_meta_put(log->segment, txn, "position", SS_BYTES_NONE);
     if (rc != 0) {
         mdb_txn_abort(txn);
         return rc;
@@ -552,6 +556,10 @@ ss_status ss_log_set_identity(ss_log *log, const char *identity, bool new_epoch,
     ss_buf_done(&log->meta.identity);
     log->meta.identity = copy;
     log->meta.epoch = epoch;
+    if (new_epoch) {
+        ss_buf_clear(&log->meta.position);
+        (void)ss_buf_cstr(&log->meta.position); /* it has had room for its NUL before */
+    }
     ss_log_publish(log);
     return SS_OK;
 }

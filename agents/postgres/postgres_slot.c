@@ -264,6 +264,30 @@ static ss_status first_start(ss_source *source, const struct facts *now, bool in
                    source->names.slot, source->names.slot);
 }
 
+static void identity_text(const ss_source *source, const struct facts *now, char *ret,
+                          size_t size) {
+    snprintf(ret, size,
+             "sysid=%s timeline=%" PRIu32 " slot=%s publication=%" PRIu32 " dbname=%s", now->sysid,
+             now->timeline, source->names.slot, now->publication, now->dbname);
+}
+
+/* Once the publication is made: before that it has no oid that a later start could compare. */
+ss_status ss_postgres_identity(ss_source *source, char *ret, size_t size, ss_error *reterr) {
+    struct facts now = {0};
+    ss_status status = ss_postgres_catalog_ready(source, reterr);
+    if (status == SS_OK)
+        status = read_system(source, &now, reterr);
+    if (status == SS_OK)
+        status = read_server(source, &now, reterr);
+    if (status == SS_OK && now.publication == 0)
+        status = ss_fail(reterr, SS_RETRY, "SS-PG-0048",
+                         "publication %s was dropped just after it was made",
+                         source->names.publication);
+    if (status == SS_OK)
+        identity_text(source, &now, ret, size);
+    return status;
+}
+
 ss_status ss_postgres_history_compare(ss_source *source, const char *identity, const char *position,
                                       bool intended, ss_source_verdict *verdict, ss_error *reterr) {
     struct facts now = {0};
@@ -275,9 +299,7 @@ ss_status ss_postgres_history_compare(ss_source *source, const char *identity, c
         status = read_slot(source, &now, reterr);
     if (status != SS_OK)
         return status;
-    snprintf(verdict->identity, sizeof verdict->identity,
-             "sysid=%s timeline=%" PRIu32 " slot=%s publication=%" PRIu32 " dbname=%s", now.sysid,
-             now.timeline, source->names.slot, now.publication, now.dbname);
+    identity_text(source, &now, verdict->identity, sizeof verdict->identity);
     if (!*position)
         return first_start(source, &now, intended, reterr);
     if (!ss_postgres_lsn_parse(position, &lsn))

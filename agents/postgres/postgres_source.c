@@ -237,6 +237,7 @@ const ss_source_ops ss_source_postgres = {
     .check = ss_postgres_check,
     .open = source_open,
     .prepare = source_prepare,
+    .identity = ss_postgres_identity,
     .start = source_start,
     .poll = source_poll,
     .release = source_release,

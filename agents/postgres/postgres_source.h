@@ -15,6 +15,7 @@ typedef struct {
     bool selected;
     ss_pgoutput_shape shape; /* name and wire_key are the relation's own */
     char *name;
+    char *key; /* names of the key's columns, sorted; "" under FULL and without an identity */
     bool *wire_key;
     char *raw; /* the message, to know an unchanged one again */
     size_t raw_len;
@@ -65,6 +66,8 @@ SS_MUST ss_status ss_postgres_history_compare(ss_source *source, const char *ide
                                               ss_source_verdict *verdict, ss_error *reterr);
 SS_MUST ss_status ss_postgres_slot_create(ss_source *source, ss_say_fn say, void *ctx,
                                           char *ret_position, size_t size, ss_error *reterr);
+/* What names the source's history now, with the publication that prepare made. */
+SS_MUST ss_status ss_postgres_identity(ss_source *source, char *ret, size_t size, ss_error *reterr);
 /* Drops the slot of our name when it is ours and inactive; a missing one is fine. */
 SS_MUST ss_status ss_postgres_slot_drop(ss_source *source, ss_error *reterr);
 /* Makes source->catalog again when it broke. */

@@ -87,6 +87,8 @@ typedef struct {
                       ss_source_verdict *verdict, ss_error *reterr);
     /* Makes what streaming needs when position is "" (publication, slot) and returns the first position. May wait long. */
     ss_status (*prepare)(ss_source *source, ss_say_fn say, void *ctx, char *ret_position, size_t size, ss_error *reterr);
+    /* After prepare: the identity anew, with what prepare made (size as verdict's). NULL: that of open holds. */
+    ss_status (*identity)(ss_source *source, char *ret, size_t size, ss_error *reterr);
     ss_status (*start)(ss_source *source, const char *position, ss_error *reterr);
     /* Reads and decodes what is there, at most about 1 MiB or 5 ms, waiting up to wait_ms for something; returns early
      * when wake_fd is readable. *ret_more: more is there at once. With `hold` it reads nothing, but keeps the link alive. */

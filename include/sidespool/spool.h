@@ -71,7 +71,8 @@ typedef struct {
 SS_MUST ss_status ss_log_open(ss_spool *spool, ss_log_kind kind, ss_log **ret, ss_error *reterr);
 void ss_log_close(ss_log *log); /* what was not flushed is gone: the source sends it again */
 const ss_log_state *ss_log_get_state(const ss_log *log);
-/* Durable at once. Only while nothing is pending. Moves the epoch on when `new_epoch`. */
+/* Durable at once. Only while nothing is pending. `new_epoch` moves the epoch on and empties the position, in one
+ * transaction: what the position said belongs to the old history. */
 SS_MUST ss_status ss_log_set_identity(ss_log *log, const char *identity, bool new_epoch, ss_error *reterr);
 /* Remembers a packed Schema (in memory: say it again after each open); it is written in the same commit as the first frame of a segment that uses it. */
 SS_MUST ss_status ss_log_put_schema(ss_log *log, uint64_t schema_id, ss_bytes packed, ss_error *reterr);

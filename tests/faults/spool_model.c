@@ -33,6 +33,7 @@ typedef struct {
 typedef struct {
     _Atomic uint64_t steps, durable, marked, read_to;
     _Atomic uint64_t identity; /* number in the identity that was last set for sure */
+    _Atomic uint64_t emptied; /* 1 + `committed` when a new epoch emptied the position last */
     _Atomic bool finish, identity_moving;
     _Atomic uint64_t crashes, rewinds, rolls, trims, busy, failures, reads, full, too_large;
     entry ring[RING];
@@ -105,7 +106,9 @@ static void check_state(void) {
           committed, durable, (uint64_t)m->marked);
     CHECK(committed == 0 || m->ring[committed % RING].whole, "committed %" PRIu64 " is inside a transaction", committed);
     position_of(committed, position);
-    CHECK(committed == 0 || strcmp(position, state->position) == 0, "position %s at %" PRIu64, state->position, committed);
+    bool emptied = state->position[0] == '\0' && m->emptied == committed + 1;
+    CHECK(committed == 0 || emptied || strcmp(position, state->position) == 0, "position %s at %" PRIu64, state->position,
+          committed);
     CHECK(state->first <= committed + 1, "first %" PRIu64 " committed %" PRIu64, state->first, committed);
     m->durable = committed;
 }
@@ -289,7 +292,10 @@ static void set_identity(void) {
     uint64_t number = m->identity + 1;
     (void)snprintf(text, sizeof(text), "id %" PRIu64, number);
     m->identity_moving = true;
-    ss_status status = ss_log_set_identity(stream, text, below(2) == 0, &err);
+    bool new_epoch = below(2) == 0;
+    if (new_epoch)
+        m->emptied = m->durable + 1;
+    ss_status status = ss_log_set_identity(stream, text, new_epoch, &err);
     if (status == SS_STOP && is_code(&err, SS_SPOOL_INTERNAL)) { /* a mark waits */
         m->identity_moving = false;
         return;
@@ -298,6 +304,8 @@ static void set_identity(void) {
         m->failures++;
         return; /* it may have come to disk: asked again or found out at the next open */
     }
+    CHECK(!new_epoch || ss_log_get_state(stream)->position[0] == '\0', "a new epoch kept the position %s",
+          ss_log_get_state(stream)->position);
     m->identity = number;
     m->identity_moving = false;
 }

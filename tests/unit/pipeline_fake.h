@@ -30,6 +30,8 @@ static struct {
     bool was_intended;
     ss_agent_status *status;
     int64_t prepare_at;
+    bool die_after_prepare; /* once: what prepare made is there, and its caller never hears of it */
+    char made[16];          /* identity once prepare has made its things; "": as before */
 } fake = {.mutex = PTHREAD_MUTEX_INITIALIZER, .changes = 3, .cell = 8, .identity = "one"};
 
 #define FAKE(statement)                                                                            \
@@ -62,8 +64,17 @@ static ss_status fake_prepare(ss_source *source, ss_say_fn say, void *ctx, char 
     (void)source;
     (void)say;
     (void)ctx;
+    bool die;
+    FAKE(fake.prepares++; snprintf(ret, size, "%ld", (long)fake.prepare_at);
+         die = fake.die_after_prepare; fake.die_after_prepare = false;
+         if (fake.made[0] != '\0') memcpy(fake.identity, fake.made, sizeof fake.identity));
+    return die ? ss_fail(reterr, SS_RETRY, "SS-PG-0002", "the link broke") : SS_OK;
+}
+
+static ss_status fake_identity(ss_source *source, char *ret, size_t size, ss_error *reterr) {
+    (void)source;
     (void)reterr;
-    FAKE(fake.prepares++; snprintf(ret, size, "%ld", (long)fake.prepare_at));
+    FAKE(snprintf(ret, size, "%s", fake.identity));
     return SS_OK;
 }
 

@@ -15,6 +15,7 @@ static const ss_source_ops fake_ops = {
     .name = "fake",
     .open = fake_open,
     .prepare = fake_prepare,
+    .identity = fake_identity,
     .start = fake_start,
     .poll = fake_poll,
     .release = fake_release,
@@ -168,6 +169,7 @@ static int setup(void **state) {
     FAKE(fake.available = 0; fake.changes = 3; fake.cell = 8; fake.cut_at = 0; fake.gap = false;
          fake.released = 0; fake.released_early = false;
          fake.opens = fake.prepares = fake.resets = 0; fake.prepare_at = 0;
+         fake.made[0] = '\0'; fake.die_after_prepare = false;
          memcpy(fake.identity, "one", 4));
     return 0;
 }
@@ -316,6 +318,46 @@ static void test_gap_resyncs(void **state) {
     assert_stream(&expected);
 }
 
+/* The new slot is there, at a place below ours, and its Gap is not: the next life must not take the
+ * old position for one of the new history. */
+static void test_gap_survives_a_death(void **state) {
+    ss_buf expected;
+    (void)state;
+
+    FAKE(fake.available = 5);
+    boot(SS_ON_GAP_RESYNC, &large, false);
+    wait_position(55);
+    halt_world();
+    FAKE(fake.gap = true; fake.available = 12; fake.prepare_at = 10; fake.die_after_prepare = true);
+    boot(SS_ON_GAP_RESYNC, &large, false);
+    wait_state(SS_AGENT_WAITING_SOURCE);
+    halt_world();
+    boot(SS_ON_GAP_HALT, &large, false); /* the gap has been answered already */
+    wait_position(125);
+    assert_true(fake.was_intended);
+    halt_world();
+    ss_buf_init(&expected);
+    put_transactions(&expected, 1, 5);
+    ss_buf_put_str(&expected, "G2 ");
+    put_transactions(&expected, 2, 12);
+    assert_stream(&expected);
+}
+
+static void test_identity_is_of_what_was_prepared(void **state) {
+    const ss_log_state *seen;
+    ss_reader *reader;
+    (void)state;
+
+    FAKE(fake.available = 2; memcpy(fake.made, "slot", 5));
+    boot(SS_ON_GAP_HALT, &large, false);
+    wait_position(25);
+    halt_world();
+    check_ok(ss_reader_open(world.path, "fake", SS_LOG_STREAM, 0, &reader, &world.err));
+    check_ok(ss_reader_state(reader, &seen, &world.err));
+    assert_string_equal(seen->identity, "slot");
+    ss_reader_close(reader);
+}
+
 static void test_pause(void **state) {
     ss_agent_snapshot now;
     (void)state;
@@ -421,6 +463,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_full_spool_goes_on, setup, teardown),
         cmocka_unit_test_setup_teardown(test_gap_halts, setup, teardown),
         cmocka_unit_test_setup_teardown(test_gap_resyncs, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_gap_survives_a_death, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_identity_is_of_what_was_prepared, setup, teardown),
         cmocka_unit_test_setup_teardown(test_pause, setup, teardown),
         cmocka_unit_test_setup_teardown(test_cut_copy_is_ended, setup, teardown),
         cmocka_unit_test_setup_teardown(test_half_made_start, setup, teardown),

@@ -296,7 +296,14 @@ static void keeps_identity_and_epoch(void **state) {
     assert_int_equal(ss_log_set_identity(t.log, "pg 124", true, &t.err), SS_STOP);
     mark(&t, "p");
     flush_now(&t);
+    must(ss_log_set_identity(t.log, "pg 123b", false, &t.err), &t);
+    assert_string_equal(ss_log_get_state(t.log)->position, "p");
     must(ss_log_set_identity(t.log, "pg 124", true, &t.err), &t);
+    assert_string_equal(ss_log_get_state(t.log)->position, ""); /* it was one of the old history */
+    test_spool_reopen(&t);
+    assert_string_equal(ss_log_get_state(t.log)->position, "");
+    assert_int_equal(ss_log_get_state(t.log)->epoch, 2);
+    assert_int_equal(ss_log_get_state(t.log)->committed, 1);
     for (uint64_t n = 2; n < 3000; n++)
         append_random(&t, n, 1000);
     mark(&t, "q");
