@@ -271,6 +271,55 @@ static void test_drift_stops_and_takes_back(void **state) {
     ss_target_postgres.close(t);
 }
 
+/* Whatever raises an error, and in whatever language, no value of a row reaches a log. */
+static void test_no_value_in_errors(void **state) {
+    (void)state;
+    static const char *const raises[] = {
+        "RAISE EXCEPTION 'no \"%\" here', NEW.v",
+        "RAISE EXCEPTION 'no %', NEW.v USING ERRCODE = '42P01'",
+        "RAISE EXCEPTION 'no %', NEW.v USING ERRCODE = '23505', CONSTRAINT = NEW.v, TABLE = NEW.v",
+        "RAISE EXCEPTION 'no %', NEW.v USING ERRCODE = '40001'",
+        "ASSERT false, NEW.v",
+        "EXECUTE 'SELECT ' || quote_ident(NEW.v)",
+        "PERFORM NEW.v::regclass",
+    };
+    for (size_t i = 0; i < sizeof raises / sizeof *raises; i++) {
+        char text[600];
+        snprintf(text, sizeof text,
+                 "DROP TABLE IF EXISTS public.t; CREATE TABLE public.t (id integer PRIMARY KEY, v "
+                 "text); CREATE OR REPLACE FUNCTION public.no() RETURNS trigger LANGUAGE plpgsql "
+                 "AS $f$ BEGIN %s; RETURN NEW; END $f$; CREATE TRIGGER no BEFORE INSERT ON "
+                 "public.t FOR EACH ROW EXECUTE FUNCTION public.no(); ALTER TABLE public.t ENABLE "
+                 "ALWAYS TRIGGER no",
+                 raises[i]);
+        sql(text);
+        ss_target *t = target_open();
+        hand *h = batch_of(schema("t", "id integer*; v text"), 100);
+        INSERT(h, "1", "hunter\"2\"secret");
+        h->table.ordered = true;
+        memset(&err, 0, sizeof err);
+        assert_int_not_equal(ss_target_postgres.apply(t, &h->batch, &err), SS_OK);
+        if (strstr(err.text, "secret") != NULL || strstr(err.text, "hunter") != NULL)
+            fail_msg("%s: %s", raises[i], err.text);
+        ss_target_postgres.close(t);
+    }
+    sql("DROP TABLE public.t; CREATE TABLE public.t (id integer PRIMARY KEY, r regclass, u uuid)");
+    ss_target *t = target_open();
+    Sidespool__Schema *s = schema("t", "id integer*; r regclass; u uuid");
+    for (int i = 0; i < 2; i++) {
+        hand *h = batch_of(s, 100);
+        if (i == 0)
+            INSERT(h, "1", "\"hunter\"\"secret\"", NULL);
+        else
+            INSERT(h, "1", NULL, "hunter\"2\"secret");
+        h->table.ordered = true;
+        STOPS(ss_target_postgres.apply(t, &h->batch, &err), "SS-TGT-0006");
+        if (strstr(err.text, "secret") != NULL || strstr(err.text, "hunter") != NULL)
+            fail_msg("%s", err.text);
+    }
+    ss_target_postgres.close(t);
+}
+
 static void test_unique_swap_falls_back(void **state) {
     (void)state;
     sql("CREATE TABLE public.t (id integer PRIMARY KEY, u integer UNIQUE, v text); INSERT INTO "
@@ -700,6 +749,7 @@ int main(void) {
         T(test_types),
         T(test_types_as_key),
         T(test_drift_stops_and_takes_back),
+        T(test_no_value_in_errors),
         T(test_unique_swap_falls_back),
         T(test_fallback_inside_a_large_transaction),
         T(test_deferrable_key),

@@ -27,10 +27,38 @@ bool ss_tgt_sqlstate_refusal(const char *sqlstate) {
     return in_class(sqlstate, "23") || in_class(sqlstate, "27000") || in_class(sqlstate, "21000");
 }
 
+/* Raised by somebody's code, which may put a row's value under any SQLSTATE: RAISE and ASSERT, the
+ * other languages' ways to raise, and whatever failed inside a function (CONTEXT names the language
+ * in every translation). */
+bool ss_tgt_from_user_code(const PGresult *res) {
+    static const char *const functions[] = {
+        "exec_stmt_raise", "exec_stmt_assert", "PLy_",     "plperl_",
+        "pltcl_",          "throw_tcl_",       "fmgr_sql", NULL};
+    const char *function = PQresultErrorField(res, PG_DIAG_SOURCE_FUNCTION);
+    const char *context = PQresultErrorField(res, PG_DIAG_CONTEXT);
+    for (size_t i = 0; function != NULL && functions[i] != NULL; i++)
+        if (in_class(function, functions[i]))
+            return true;
+    return PQresultErrorField(res, PG_DIAG_INTERNAL_QUERY) != NULL ||
+           (context != NULL && strstr(context, "PL/") != NULL);
+}
+
 void ss_tgt_message(const PGresult *res, char *ret, size_t size) {
     const char *state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
     const char *text = PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY);
-    ss_server_message(state, text != NULL ? text : "no message", ret, size);
+    if (text == NULL)
+        text = "no message";
+    if (state == NULL || ss_tgt_from_user_code(res)) {
+        ss_server_message("P0001", text, ret, size);
+        return;
+    }
+    /* A name that was looked up in vain can be a row's value (regclass, regtype…). With a place in
+     * the statement it is the statement's own word, and values are never part of one. */
+    bool looked_up = in_class(state, "42") || in_class(state, "3");
+    if (looked_up && PQresultErrorField(res, PG_DIAG_STATEMENT_POSITION) == NULL)
+        ss_server_message_cut(text, ret, size);
+    else
+        ss_server_message(state, text, ret, size);
 }
 
 static const char *awaited(const char *state) {
@@ -53,13 +81,19 @@ static const char *awaited(const char *state) {
     return "the target went away; it goes on when it is back";
 }
 
+static void put_field(char *text, size_t size, const PGresult *res, int field, const char *label) {
+    const char *value = PQresultErrorField(res, field);
+    size_t len = strlen(text);
+    if (value != NULL && len < size)
+        snprintf(text + len, size - len, ", %s %s", label, value);
+}
+
 ss_status ss_tgt_error(PGconn *conn, const PGresult *res, const char *what, ss_error *reterr) {
     const char *state = res != NULL ? PQresultErrorField(res, PG_DIAG_SQLSTATE) : NULL;
-    char message[300];
+    char message[300], place[300] = "";
     if (state == NULL) {
-        /* libpq's own message: no statement, no values; it can name host and user, never a
-         * password. */
-        ss_server_message_line(PQerrorMessage(conn), message, sizeof message);
+        /* libpq's own words; a damaged exchange may quote what it read. */
+        ss_server_message_cut(PQerrorMessage(conn), message, sizeof message);
         if (PQstatus(conn) != CONNECTION_BAD && message[0] != '\0')
             return ss_fail(reterr, SS_RETRY, "SS-TGT-0005",
                            "%s: the exchange with the target broke (%s); it is connected again.",
@@ -72,19 +106,16 @@ ss_status ss_tgt_error(PGconn *conn, const PGresult *res, const char *what, ss_e
     if (ss_tgt_sqlstate_retry(state))
         return ss_fail(reterr, SS_RETRY, "SS-TGT-0005", "%s: %s (%s: %s).", what, awaited(state),
                        state, message);
-    const char *constraint = PQresultErrorField(res, PG_DIAG_CONSTRAINT_NAME);
-    const char *column = PQresultErrorField(res, PG_DIAG_COLUMN_NAME);
+    /* These fields are filled by who raises the error, so of user code's they are text like any. */
+    if (!ss_tgt_from_user_code(res)) {
+        put_field(place, sizeof place, res, PG_DIAG_TABLE_NAME, "table");
+        put_field(place, sizeof place, res, PG_DIAG_COLUMN_NAME, "column");
+        put_field(place, sizeof place, res, PG_DIAG_CONSTRAINT_NAME, "constraint");
+    }
     return ss_fail(reterr, SS_STOP, "SS-TGT-0006",
-                   "%s: the target refused it with %s: %s%s%s%s%s; mend the target's table and "
-                   "resume, or resync it.",
-                   what, state, message,
-                   constraint != NULL ? " [constraint "
-                   : column != NULL   ? " [column "
-                                      : "",
-                   constraint != NULL ? constraint
-                   : column != NULL   ? column
-                                      : "",
-                   constraint != NULL || column != NULL ? "]" : "", "");
+                   "%s: the target refused it with %s: %s%s; mend the target's table and resume, "
+                   "or resync it.",
+                   what, state, message, place);
 }
 
 ss_status ss_tgt_nomem(ss_error *reterr) {

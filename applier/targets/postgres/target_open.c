@@ -109,23 +109,24 @@ ss_status ss_tgt_connect(const ss_tgt_options *options, const char *purpose, PGc
  * finds; keys are always looked up by their index. */
 bool ss_tgt_pin(PGconn *conn, uint64_t lock_timeout, PGresult **ret_refused) {
     char sql[1600];
-    snprintf(sql, sizeof sql,
-             "SET client_encoding = 'UTF8'; SET DateStyle = 'ISO, YMD'; SET IntervalStyle = "
-             "'postgres'; SET TimeZone = 'UTC';"
-             "SET extra_float_digits = 3; SET bytea_output = 'hex'; SET search_path = pg_catalog; "
-             "SET lc_monetary = 'C';"
-             "SET xmloption = 'content'; SET row_security = off; SET standard_conforming_strings = "
-             "on; SET statement_timeout = 0;"
-             "SET idle_in_transaction_session_timeout = 0; SET lock_timeout = %llu; SET "
-             "plan_cache_mode = force_generic_plan;"
-             "SET synchronous_commit = on; SET default_transaction_isolation = 'read committed';"
-             "SET check_function_bodies = off; SET client_min_messages = warning;"
-             "SET quote_all_identifiers = off; SET array_nulls = on; SET transform_null_equals = off;"
-             "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET "
-             "tcp_keepalives_count = 4;%s%s",
-             (unsigned long long)lock_timeout,
-             PQserverVersion(conn) >= 120000 ? "SET tcp_user_timeout = 30000; SET jit = off;" : "",
-             PQserverVersion(conn) >= 140000 ? "SET client_connection_check_interval = 5000;" : "");
+    snprintf(
+        sql, sizeof sql,
+        "SET client_encoding = 'UTF8'; SET DateStyle = 'ISO, YMD'; SET IntervalStyle = "
+        "'postgres'; SET TimeZone = 'UTC';"
+        "SET extra_float_digits = 3; SET bytea_output = 'hex'; SET search_path = pg_catalog; "
+        "SET lc_monetary = 'C';"
+        "SET xmloption = 'content'; SET row_security = off; SET standard_conforming_strings = "
+        "on; SET statement_timeout = 0;"
+        "SET idle_in_transaction_session_timeout = 0; SET lock_timeout = %llu; SET "
+        "plan_cache_mode = force_generic_plan;"
+        "SET synchronous_commit = on; SET default_transaction_isolation = 'read committed';"
+        "SET check_function_bodies = off; SET client_min_messages = warning;"
+        "SET quote_all_identifiers = off; SET array_nulls = on; SET transform_null_equals = off;"
+        "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET "
+        "tcp_keepalives_count = 4;%s%s",
+        (unsigned long long)lock_timeout,
+        PQserverVersion(conn) >= 120000 ? "SET tcp_user_timeout = 30000; SET jit = off;" : "",
+        PQserverVersion(conn) >= 140000 ? "SET client_connection_check_interval = 5000;" : "");
     /* plan_cache_mode came with 12. */
     if (PQserverVersion(conn) < 120000) {
         char *at = strstr(sql, "SET plan_cache_mode = force_generic_plan;");
@@ -202,6 +203,9 @@ static ss_status fit(ss_target *t, ss_error *reterr) {
     if (lost)
         status = ss_tgt_error(t->conn, res, "session settings", reterr);
     PQclear(res);
+    /* So that messages are the documented ones. A superuser's right: nothing depends on it. */
+    if (!lost)
+        PQclear(PQexec(t->conn, "SET lc_messages = 'C'"));
     /* A larger one makes index builds faster; a refusal would be a server with a lower limit. */
     return status != SS_OK
                ? status
@@ -298,7 +302,7 @@ ss_status ss_tgt_commit(ss_target *t, ss_error *reterr) {
     ss_status status = SS_OK;
     if (PQresultStatus(res) != PGRES_COMMAND_OK) {
         const char *constraint = PQresultErrorField(res, PG_DIAG_CONSTRAINT_NAME);
-        if (constraint != NULL)
+        if (constraint != NULL && !ss_tgt_from_user_code(res))
             status = ss_fail(
                 reterr, SS_STOP, "SS-TGT-0017",
                 "COMMIT: constraint %s on %s, deferred to the end, is not satisfied: the copy was "

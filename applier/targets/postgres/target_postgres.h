@@ -122,7 +122,10 @@ SS_MUST ss_status ss_tgt_error(PGconn *conn, const PGresult *res, const char *wh
 bool ss_tgt_sqlstate_retry(const char *sqlstate);
 /* A refusal by a constraint: what one-by-one order may heal. */
 bool ss_tgt_sqlstate_refusal(const char *sqlstate);
-/* The primary message on one line, with what may be a row's value cut. */
+/* Raised by a function of the target's: all of its fields may hold a row's value. */
+bool ss_tgt_from_user_code(const PGresult *res);
+/* The primary message on one line, with what may be a row's value cut; a fixed sentence for what a
+ * function of the target raised. */
 void ss_tgt_message(const PGresult *res, char *ret, size_t size);
 SS_MUST ss_status ss_tgt_nomem(ss_error *reterr);
 
