@@ -280,8 +280,15 @@ static ss_status take_target(const ss_applier_config *config, const struct table
         out->target = ss_target_table[i];
         out->target_options = slot + SLOT_HEAD;
     }
-    if (found == 1)
-        return SS_OK;
+    if (found == 1) {
+        ss_status status = out->target->configured != NULL
+                               ? out->target->configured(out->target_options, reterr)
+                               : SS_OK;
+        if (status != SS_OK)
+            ss_error_prefix(reterr, "%s: target",
+                            ss_config_place(config->config, file->target_place));
+        return status;
+    }
     return ss_fail(reterr, SS_STOP, "SS-APP-0004",
                    "%s: target: %s: a route writes to exactly one database, such as target: "
                    "{postgres: {dsn: …}}.",

@@ -98,6 +98,8 @@ typedef struct {
     const ss_option *options;
     size_t options_size;
 
+    /* Whether the options can be meant at all, without connecting; asked when the file is read (SS_STOP: exit 78). NULL: always. */
+    ss_status (*configured)(const void *options, ss_error *reterr);
     ss_status (*check)(const ss_target_env *env, ss_check_line line, void *ctx, ss_error *reterr);
     ss_status (*open)(const ss_target_env *env, ss_target **ret, ss_error *reterr);
     void (*close)(ss_target *target);

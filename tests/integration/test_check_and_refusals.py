@@ -59,6 +59,17 @@ def test_unreachable(make_world):
     assert done.returncode == 78 and "refused" in done.stdout and "hunter2" not in done.stdout + done.stderr
 
 
+def test_mistyped_dsn_of_a_target_shows_no_password(make_world):
+    w = make_world()
+    applier = json.loads(w.applier_file.read_text())
+    applier["routes"][0]["target"]["postgres"]["dsn"] = "host=127.0.0.1 user=u password='hunter2"
+    w.applier_file.write_text(json.dumps(applier, indent=1) + "\n")
+    for args in ((), ("--check",)):
+        done = w.run("sidespool-applier", "--config", w.applier_file, *args)
+        assert done.returncode == 78 and "dsn cannot be parsed" in done.stdout + done.stderr, done
+        assert "applier.yaml:" in done.stdout + done.stderr and "hunter2" not in done.stdout + done.stderr, done
+
+
 def test_pattern_that_matches_nothing(make_world):
     w = make_world(tables={"include": ["public.t", "public.nothere*"]})
     w.spool_dir.mkdir()

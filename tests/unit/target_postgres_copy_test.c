@@ -357,6 +357,42 @@ static void test_check(void **state) {
     assert_int_equal(refusals, 2);
 }
 
+static int advised;
+static void advice(void *ctx, bool ok, const char *what, const char *found, const char *remedy) {
+    (void)ctx;
+    assert_null(strstr(found, "hunter"));
+    assert_null(strstr(remedy, "hunter"));
+    advised +=
+        ok && strcmp(what, "target password") == 0 && strstr(remedy, "password_file") != NULL;
+}
+
+/* libpq's own complaint about each of these holds the password or a part of it. */
+static void test_no_password_in_errors(void **state) {
+    (void)state;
+    static const char *const dsns[] = {
+        "host=127.0.0.1 user=u password='hunter2", "host=127.0.0.1 user=u password=hunter two",
+        "postgresql://u:hunter%zz@127.0.0.1/x",    "postgresql://u:hu@hunter2@127.0.0.1/x",
+        "postgresql://u:hunter2/two@127.0.0.1/x",  "postgresql://u:1/hunter2@127.0.0.1/x",
+    };
+    for (size_t i = 0; i < sizeof dsns / sizeof *dsns; i++) {
+        ss_target *t = NULL;
+        options.dsn = dsns[i];
+        STOPS(ss_target_postgres.configured(&options, &err), "SS-TGT-0020");
+        assert_null(strstr(err.text, "hunter"));
+        STOPS(ss_target_postgres.open(&env, &t, &err), "SS-TGT-0020");
+        assert_null(strstr(err.text, "hunter"));
+        OK(ss_target_postgres.check(&env, advice, NULL, &err));
+    }
+    char dsn[200];
+    snprintf(dsn, sizeof dsn, "%s password=hunter2", server.dsn);
+    options.dsn = dsn;
+    OK(ss_target_postgres.configured(&options, &err));
+    advised = 0;
+    OK(ss_target_postgres.check(&env, advice, NULL, &err));
+    assert_int_equal(advised, 1);
+    options.dsn = server.dsn;
+}
+
 int main(void) {
     server_start();
 #define T(name) cmocka_unit_test_setup_teardown(name, every_before, every_after)
@@ -368,6 +404,7 @@ int main(void) {
         T(test_resync_with_other_columns),
         T(test_digest),
         T(test_check),
+        T(test_no_password_in_errors),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     PQfinish(admin);

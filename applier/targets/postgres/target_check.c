@@ -2,6 +2,7 @@
  * nothing. */
 #include "target_postgres.h"
 
+#include "sidespool/dsn.h"
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -161,6 +162,11 @@ static ss_status strangers(check *c, ss_error *reterr) {
 ss_status ss_tgt_check(const ss_target_env *env, ss_check_line line, void *ctx, ss_error *reterr) {
     check c = {.env = env, .line = line, .ctx = ctx};
     ss_error why = {0};
+    bool password = false;
+    ss_dsn_verdict verdict = ss_dsn_judge(((const ss_tgt_options *)env->options)->dsn, &password);
+    if (verdict == SS_DSN_GOOD && password)
+        line(ctx, true, "target password", "in the dsn",
+             "move it to password_file: the configuration file is read by more people and tools");
     ss_status status = ss_tgt_connect(env->options, env->route, &c.conn, &why);
     line(ctx, status == SS_OK, "target reachable", status == SS_OK ? "yes" : why.text,
          status == SS_OK ? "" : "look at the dsn, the server and its pg_hba.conf");

@@ -2,6 +2,7 @@
  * statements, the vtable. */
 #include "target_postgres.h"
 
+#include "sidespool/dsn.h"
 #include "sidespool/log.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -60,8 +61,29 @@ static ss_status read_password(const char *path, char *ret, size_t size, ss_erro
     return SS_OK;
 }
 
+ss_status ss_tgt_dsn_check(const void *options, ss_error *reterr) {
+    bool password = false;
+    switch (ss_dsn_judge(((const ss_tgt_options *)options)->dsn, &password)) {
+    case SS_DSN_GOOD:
+        return SS_OK;
+    case SS_DSN_SPLIT:
+        return ss_fail(reterr, SS_STOP, "SS-TGT-0020",
+                       "The target's dsn has a host, port or dbname that cannot be one; write the "
+                       "password into password_file (in a URI @ is %%40, : is %%3A, / is %%2F).");
+    case SS_DSN_UNREADABLE:
+    default:
+        return ss_fail(reterr, SS_STOP, "SS-TGT-0020",
+                       "The target's dsn cannot be parsed; write it as key=value words or as a "
+                       "postgresql:// URI, with the password in password_file.");
+    }
+}
+
 ss_status ss_tgt_connect(const ss_tgt_options *options, const char *purpose, PGconn **ret,
                          ss_error *reterr) {
+    /* Here too, because libpq's complaint about it would hold the password. */
+    ss_status parsed = ss_tgt_dsn_check(options, reterr);
+    if (parsed != SS_OK)
+        return parsed;
     char password[1024] = "", timeout[24], application[64];
     snprintf(timeout, sizeof timeout, "%llu",
              (unsigned long long)(options->connect_timeout + 999) / 1000);
@@ -345,6 +367,7 @@ const ss_target_ops ss_target_postgres = {
     .name = "postgres",
     .options = ss_tgt_option_table,
     .options_size = sizeof(ss_tgt_options),
+    .configured = ss_tgt_dsn_check,
     .check = ss_tgt_check,
     .open = tgt_open,
     .close = tgt_close,
