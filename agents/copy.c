@@ -317,7 +317,8 @@ static ss_status begin_generation(ss_copies *copies, const ss_copy_request *requ
     return ss_generation_save(ss_spool_dir(copies->setup.spool), &copies->generation, reterr);
 }
 
-/* How long to leave the source alone afterwards: the route asks again for an aborted copy at once. */
+/* How long to leave the source alone afterwards: the route asks again for an aborted copy at once.
+ */
 static int64_t run_request(ss_copies *copies, const ss_copy_request *request) {
     char position[SS_POSITION_MAX] = "";
     ss_error err = {0};

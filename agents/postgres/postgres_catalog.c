@@ -386,6 +386,38 @@ ss_status ss_postgres_tables_select(PGconn *conn, const ss_source_env *env, bool
 /* ---- one relation, while streaming
  * -------------------------------------------------------------------------------- */
 
+/* [0] "ns.name", [1] oid of each. */
+static ss_status ancestors_query(PGconn *conn, uint32_t relid, PGresult **ret, ss_error *reterr) {
+    char oid[16];
+    snprintf(oid, sizeof oid, "%" PRIu32, relid);
+    const char *params[1] = {oid};
+    return ss_postgres_query(
+        conn, "read the ancestors of a partition",
+        "WITH RECURSIVE up(relid) AS ("
+        " SELECT i.inhparent FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c"
+        "  ON c.oid = i.inhrelid WHERE i.inhrelid = $1::pg_catalog.oid AND c.relispartition"
+        " UNION ALL SELECT i.inhparent FROM up JOIN pg_catalog.pg_class c"
+        "  ON c.oid = up.relid AND c.relispartition"
+        " JOIN pg_catalog.pg_inherits i ON i.inhrelid = c.oid)"
+        " SELECT n.nspname || '.' || c.relname, c.oid FROM up JOIN pg_catalog.pg_class c"
+        "  ON c.oid = up.relid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace",
+        1, params, PGRES_TUPLES_OK, ret, reterr);
+}
+
+ss_status ss_postgres_ancestors(PGconn *conn, uint32_t relid, uint32_t *ret, size_t most,
+                                size_t *ret_count, ss_error *reterr) {
+    PGresult *res;
+    ss_status status = ancestors_query(conn, relid, &res, reterr);
+    if (status != SS_OK)
+        return status;
+    size_t count = (size_t)PQntuples(res) < most ? (size_t)PQntuples(res) : most;
+    for (size_t i = 0; i < count; i++)
+        ret[i] = (uint32_t)strtoul(ss_postgres_value(res, (int)i, 1), NULL, 10);
+    PQclear(res);
+    *ret_count = count;
+    return SS_OK;
+}
+
 ss_status ss_postgres_relation_wanted(PGconn *conn, const ss_source_env *env, uint32_t relid,
                                       const char *full, bool via_root, bool *ret,
                                       ss_error *reterr) {
@@ -396,23 +428,8 @@ ss_status ss_postgres_relation_wanted(PGconn *conn, const ss_source_env *env, ui
         *ret = included && !excluded;
         return SS_OK;
     }
-    char oid[16];
-    snprintf(oid, sizeof oid, "%" PRIu32, relid);
-    const char *params[1] = {oid};
     PGresult *res;
-    ss_status status =
-        ss_postgres_query(conn, "read the ancestors of a partition",
-                          "WITH RECURSIVE up(relid) AS ("
-                          " SELECT i.inhparent FROM pg_catalog.pg_inherits i JOIN "
-                          "pg_catalog.pg_class c ON c.oid = i.inhrelid"
-                          " WHERE i.inhrelid = $1::pg_catalog.oid AND c.relispartition"
-                          " UNION ALL SELECT i.inhparent FROM up JOIN pg_catalog.pg_class c ON "
-                          "c.oid = up.relid AND c.relispartition"
-                          " JOIN pg_catalog.pg_inherits i ON i.inhrelid = c.oid)"
-                          " SELECT n.nspname || '.' || c.relname FROM up JOIN pg_catalog.pg_class "
-                          "c ON c.oid = up.relid"
-                          " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace",
-                          1, params, PGRES_TUPLES_OK, &res, reterr);
+    ss_status status = ancestors_query(conn, relid, &res, reterr);
     if (status != SS_OK)
         return status;
     for (int i = 0; i < PQntuples(res); i++) {

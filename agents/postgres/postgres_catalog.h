@@ -12,6 +12,11 @@ SS_MUST ss_status ss_postgres_relation_wanted(PGconn *conn, const ss_source_env 
                                               uint32_t relid, const char *full, bool via_root,
                                               bool *ret, ss_error *reterr);
 
+/* The partitioned tables above a partition, as the catalogue has them now; none for another table. At
+ * most `most`. */
+SS_MUST ss_status ss_postgres_ancestors(PGconn *conn, uint32_t relid, uint32_t *ret, size_t most,
+                                        size_t *ret_count, ss_error *reterr);
+
 /* A type that a Type message named: the only word about it once it has been dropped. */
 typedef struct {
     uint32_t oid;

@@ -419,6 +419,13 @@ ss_status ss_pgoutput_change(ss_pgoutput *decoder, const ss_pgoutput_shape *shap
     if (message->u.change.old_kind) {
         const ss_pgoutput_tuple *old = &message->u.change.old;
         status = check_count(shape, message->type, old->count, reterr);
+        /* A root that became FULL later is not described anew for its partitions, which still log
+         * their keys alone: that is no whole row. */
+        if (status == SS_OK && message->u.change.old_kind == 'O' && !shape->full)
+            return ss_fail(reterr, SS_STOP, "SS-PG-0017",
+                           "a change of %s came with a whole old row, but its Relation message "
+                           "names a key; give its partitions the replica identity of their root",
+                           shape->name);
         if (status == SS_OK && message->u.change.old_kind == 'K')
             status = shape_key(decoder, shape, old, &out.before, reterr);
         else if (status == SS_OK)

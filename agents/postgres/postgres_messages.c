@@ -15,6 +15,7 @@ static void relation_free(ss_postgres_relation *rel) {
     if (!rel)
         return;
     free(rel->name);
+    free(rel->key);
     free(rel->wire_key);
     free(rel->raw);
     free(rel);
@@ -80,6 +81,40 @@ static ss_status no_memory(ss_error *reterr) {
 /* ---- Relation and Type
  * ---------------------------------------------------------------------------------------------- */
 
+static int by_name(const void *a, const void *b) {
+    const ss_bytes *x = &(*(const ss_pgoutput_column *const *)a)->name,
+                   *y = &(*(const ss_pgoutput_column *const *)b)->name;
+    int order = memcmp(x->ptr, y->ptr, x->len < y->len ? x->len : y->len);
+    return order != 0 ? order : (x->len > y->len) - (x->len < y->len);
+}
+
+/* The key's columns as one text that two relations can be compared by, whatever order their columns
+ * have. NULL: no memory. */
+static char *key_text(const ss_pgoutput_relation *wire) {
+    const ss_pgoutput_column **keyed = calloc(wire->count + 1u, sizeof(void *));
+    size_t n = 0;
+    ss_buf text;
+
+    ss_buf_init(&text);
+    for (uint32_t i = 0; keyed && i < wire->count; i++)
+        if (wire->columns[i].key && wire->identity != 'f')
+            keyed[n++] = &wire->columns[i];
+    if (keyed)
+        qsort(keyed, n, sizeof *keyed, by_name);
+    for (size_t i = 0; i < n; i++)
+        ss_buf_printf(&text, "%s%.*s", i ? ", " : "", (int)keyed[i]->name.len,
+                      (const char *)keyed[i]->name.ptr);
+    char *copy = keyed ? strdup(ss_buf_cstr(&text)) : NULL;
+    bool bad = text.bad;
+    ss_buf_done(&text);
+    free(keyed);
+    if (bad) {
+        free(copy);
+        return NULL;
+    }
+    return copy;
+}
+
 static ss_postgres_relation *relation_make(const ss_pgoutput_relation *wire, ss_bytes raw) {
     ss_postgres_relation *rel = calloc(1, sizeof *rel);
     if (!rel)
@@ -93,7 +128,8 @@ static ss_postgres_relation *relation_make(const ss_pgoutput_relation *wire, ss_
                  wire->ns.len ? (const char *)wire->ns.ptr : "pg_catalog", (int)wire->name.len,
                  (const char *)wire->name.ptr) < 0)
         rel->name = NULL;
-    if (!rel->raw || !rel->wire_key || !rel->name) {
+    rel->key = key_text(wire);
+    if (!rel->raw || !rel->wire_key || !rel->name || !rel->key) {
         relation_free(rel);
         return NULL;
     }
@@ -103,6 +139,36 @@ static ss_postgres_relation *relation_make(const ss_pgoutput_relation *wire, ss_
     rel->shape =
         (ss_pgoutput_shape){0, rel->name, wire->count, rel->wire_key, wire->identity == 'f'};
     return rel;
+}
+
+/* Published by root, a change of a partition is told as one of the root, with what the partition's
+ * own identity logged of the old row. pgoutput describes the partition, too, as of that place in
+ * the WAL: where the two disagree, a key could be taken for a whole row, and nothing in the change
+ * itself tells. So it stops here; `ALTER TABLE … REPLICA IDENTITY` on a partition alone, or a
+ * partition attached with another one, comes out so. Without an identity the source refuses UPDATE
+ * and DELETE itself. */
+static ss_status compare_to_root(ss_source *source, const ss_postgres_relation *rel,
+                                 ss_error *reterr) {
+    uint32_t up[32];
+    size_t count = 0;
+    if (!source->via_root || (!rel->shape.full && !*rel->key))
+        return SS_OK;
+    ss_status status = ss_postgres_ancestors(source->catalog, rel->relid, up,
+                                             sizeof up / sizeof *up, &count, reterr);
+    for (size_t i = 0; status == SS_OK && i < count; i++) {
+        const ss_postgres_relation *root = find(&source->relations, up[i]);
+        if (!root || !root->selected)
+            continue;
+        if (root->shape.full ? rel->shape.full
+                             : rel->shape.full || strcmp(rel->key, root->key) == 0)
+            continue;
+        return ss_fail(reterr, SS_STOP, "SS-PG-0017",
+                       "partition %s identifies its rows by %s%s, but %s, as which it is "
+                       "published, by %s%s: its updates and deletes cannot be told exactly",
+                       rel->name, *rel->key ? "" : "the whole row", rel->key, root->name,
+                       *root->key ? "" : "the whole row", root->key);
+    }
+    return status;
 }
 
 /* pgoutput repeats a Relation whenever its cache was invalidated (an ANALYZE is enough): only
@@ -119,8 +185,10 @@ static ss_status on_relation(ss_source *source, const ss_sink *sink,
     ss_postgres_relation *rel = relation_make(wire, raw);
     if (!rel)
         return no_memory(reterr);
-    status = ss_postgres_relation_wanted(source->catalog, source->env, wire->relid, rel->name,
-                                         source->via_root, &rel->selected, reterr);
+    status = compare_to_root(source, rel, reterr);
+    if (status == SS_OK)
+        status = ss_postgres_relation_wanted(source->catalog, source->env, wire->relid, rel->name,
+                                             source->via_root, &rel->selected, reterr);
     if (status == SS_OK && rel->selected) {
         Sidespool__Schema *schema;
         ss_arena_reset(source->arena);

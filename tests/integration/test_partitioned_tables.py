@@ -117,3 +117,64 @@ def test_a_tree_whose_columns_changed_is_made_anew(make_world):
     w.src("insert into ev values (1001, 1), (1002, 2)")
     w.wait()
     w.assert_same("ev")
+
+
+IDENTITIES = """
+create table part(id int not null, v text, w text) partition by range (id);
+create table low partition of part for values from (minvalue) to (100);
+create table high partition of part for values from (100) to (maxvalue);
+alter table part replica identity full; alter table low replica identity full; alter table high replica identity full;
+create unique index low_id on low(id); create unique index high_id on high(id);
+create table other(id int primary key);
+insert into part select i, 'v', 'w' from generate_series(1, 200) i;
+"""
+
+
+@pytest.mark.parametrize("change", ["alter table low replica identity using index low_id",
+                                    "alter table low replica identity using index low_id; alter table part replica identity full"])
+def test_a_partition_that_gets_another_identity_stops_the_agent(make_world, change):
+    """An old row that holds the key alone would else be taken for a whole one, with NULLs."""
+    w = make_world()
+    w.src(IDENTITIES)
+    w.start()
+    w.wait()
+    w.src("update part set v = 'x' where id % 10 = 0; delete from part where id = 150")
+    w.wait()
+    w.assert_same("part")
+    before = w.dst("select count(*), sum(id) from part")
+    w.src(change)
+    w.src("insert into other values (1); update part set v = 'y' where id = 150; delete from part where id = 5")
+    w.until_log(w.agent, "code=SS-PG-0017")
+    assert "partition public.low identifies its rows by id" in w.agent.text()
+    assert w.dst("select count(*), sum(id) from part") == before
+
+
+def test_a_root_whose_identity_grows_stops_the_agent(make_world):
+    w = make_world()
+    w.src("create table part(id int primary key, v text) partition by range (id);"
+          "create table low partition of part for values from (minvalue) to (100);"
+          "create table high partition of part for values from (100) to (maxvalue);"
+          "insert into part select i, 'v' from generate_series(1, 200) i")
+    w.start()
+    w.wait()
+    w.src("update part set v = 'x' where id % 10 = 0; delete from part where id = 150")
+    w.wait()
+    w.assert_same("part")
+    w.src("alter table part replica identity full")
+    w.src("delete from part where id = 5")
+    w.until_log(w.agent, "code=SS-PG-0017")
+    assert w.dst("select count(*) from part where id = 5") == [(1,)]
+
+
+def test_partitions_may_log_more_than_their_root(make_world):
+    w = make_world()
+    w.src("create table part(id int primary key, v text) partition by range (id);"
+          "create table low (v text, id int primary key); alter table part attach partition low for values from (minvalue) to (100);"
+          "create table high partition of part for values from (100) to (maxvalue);"
+          "insert into part select i, 'v' from generate_series(1, 200) i")
+    w.start()
+    w.wait()
+    w.src("alter table low replica identity full")
+    w.src("update part set v = null where id % 10 = 0; update part set id = 300 where id = 7; delete from part where id in (5, 150)")
+    w.wait()
+    w.assert_same("part")
