@@ -130,7 +130,7 @@ static void put_piece(ss_buf *out, bool before, uint32_t column, ss_bytes data, 
 static ss_status emit_scratch(ss_buf *scratch, ss_record_emit emit, void *ctx, uint64_t schema_id,
                               ss_error *reterr) {
     if (scratch->bad)
-        return ss_fail(reterr, SS_STOP, "SS-REC-0009",
+        return ss_fail(reterr, SS_RETRY, "SS-REC-0009",
                        "there is no memory to encode a change of schema %016llx",
                        (unsigned long long)schema_id);
     return emit(ctx, ss_bytes_of(scratch->ptr, scratch->len), schema_id, reterr);

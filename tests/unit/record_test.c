@@ -142,6 +142,33 @@ static ss_status gather(void *ctx, ss_bytes bytes, uint64_t schema_id, ss_error 
     return SS_OK;
 }
 
+/* Want of memory passes: the change is offered again, nobody has to do anything. */
+static void no_memory_is_tried_again(void **state) {
+    enum { COLUMNS = 4 << 20 }; /* 4 TiB, all of one cell */
+    (void)state;
+#ifdef __SANITIZE_ADDRESS__
+    skip(); /* ends the process instead of refusing */
+#endif
+    uint8_t *value = calloc(1, SS_PIECE_BYTES), *kinds = malloc(COLUMNS);
+    ss_bytes *cells = malloc(COLUMNS * sizeof *cells);
+    assert_true(value != NULL && kinds != NULL && cells != NULL);
+    memset(kinds, SS_CELL_VALUE, COLUMNS);
+    for (size_t i = 0; i < COLUMNS; i++)
+        cells[i] = ss_bytes_of(value, SS_PIECE_BYTES);
+    ss_change change = {
+        .op = SIDESPOOL__OP__OP_INSERT, .schema_id = 1, .after = {COLUMNS, kinds, cells}};
+    ss_buf scratch;
+    ss_error err = {0};
+    ss_buf_init(&scratch);
+    gathered g = {0};
+    assert_int_equal(ss_record_pieces(&change, &scratch, gather, &g, &err), SS_RETRY);
+    assert_string_equal(err.code, "SS-REC-0009");
+    ss_buf_done(&scratch);
+    free(value);
+    free(kinds);
+    free(cells);
+}
+
 static void large_cells_travel_in_pieces(void **state) {
     size_t len = 3 * (size_t)SS_PIECE_BYTES + 5;
     uint8_t *large = malloc(len);
@@ -624,6 +651,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(changes_come_back),
         cmocka_unit_test(large_cells_travel_in_pieces),
+        cmocka_unit_test(no_memory_is_tried_again),
         cmocka_unit_test(refuses_damaged_changes),
         cmocka_unit_test(refuses_what_is_new),
         cmocka_unit_test(random_damage_never_crashes),
