@@ -254,10 +254,6 @@ static void settle(ss_pipeline *p) {
         ss_agent_state_set(p->setup.status, SS_AGENT_SPOOL_FULL, NULL, &err);
         wait_or_stop(p, 1000, false);
     }
-    if (p->source != NULL) {
-        p->setup.ops->close(p->source);
-        p->source = NULL;
-    }
 }
 
 static void *capture_main(void *arg) {

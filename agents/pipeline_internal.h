@@ -54,6 +54,8 @@ struct ss_pipeline {
     size_t emitted, emit_skip; /* records of the change at hand that the log has already */
     ss_buf record, schema;     /* reused encoding buffers */
     bool whole_pending;        /* something was marked whole and is not durable yet */
+    uint64_t sequence;         /* of the record appended last */
+    uint64_t whole_sequence;   /* of the last mark */
     bool full;                 /* no room: nothing is taken until there is */
     bool spool_failed;         /* the last failure was the spool's, not the source's */
     ss_error full_error;
@@ -81,7 +83,7 @@ size_t ss_markers_clear(ss_marker_list *list);
 
 /* pipeline_session.c: connects and streams until it is stopped (SS_OK) or something breaks. */
 SS_MUST ss_status ss_pipeline_session(ss_pipeline *p, ss_error *reterr);
-/* After a session: drops the cut transaction, makes durable what is whole, closes the source. */
+/* After a session: closes the source, drops the cut transaction, makes durable what is whole. */
 SS_MUST ss_status ss_pipeline_settle(ss_pipeline *p, ss_error *reterr);
 /* Asks the source once more whether its history is broken. True: the next session will answer the
  * gap. */

@@ -69,11 +69,13 @@ ss_status ss_pipeline_flush(ss_pipeline *p, bool now, ss_error *reterr) {
             *reterr = err;
         return status;
     }
-    if (!committed && !now)
+    /* In a transaction of hours an append commits by itself, and with it a mark that still waited
+     * when the transaction began. */
+    const ss_log_state *state = ss_log_get_state(p->log);
+    if (!committed && !now && !(p->whole_pending && state->committed >= p->whole_sequence))
         return SS_OK;
     p->whole_pending = false;
     ss_backoff_reset(&p->backoff);
-    const ss_log_state *state = ss_log_get_state(p->log);
     ss_agent_status_source_time(p->setup.status, p->source_time, p->records);
     ss_agent_status_committed(p->setup.status, state, NULL);
     pthread_mutex_lock(&p->mutex);
@@ -431,12 +433,20 @@ ss_status ss_pipeline_session(ss_pipeline *p, ss_error *reterr) {
     p->heard_ms = p->nudged_ms = ss_monotonic_ms();
     while (status == SS_OK && !stop)
         status = one_turn(p, &stop, reterr);
+    ss_error err = {0};
+    if (stop && ss_pipeline_flush(p, true, &err) != SS_OK) /* the source hears of it once more */
+        ss_log_error(SS_DEBUG, "last_flush_failed", &err); /* settle does what must be done */
     return status;
 }
 
 /* The source resumes from the position that is *durable*, so what is whole must be durable before
- * it is opened again: else it would send again what still stands in memory. */
+ * it is opened again: else it would send again what still stands in memory. The link goes first: a
+ * release over a broken one fails, and the source learns the same position when it is opened
+ * again. */
 ss_status ss_pipeline_settle(ss_pipeline *p, ss_error *reterr) {
+    if (p->source != NULL)
+        p->setup.ops->close(p->source);
+    p->source = NULL;
     if (p->in_transaction)
         SS_LOG(SS_INFO, "transaction_cut", SS_U("xid", p->xid));
     p->in_transaction = p->begun = false;
@@ -444,10 +454,6 @@ ss_status ss_pipeline_settle(ss_pipeline *p, ss_error *reterr) {
     ss_status status = ss_log_rewind(p->log, reterr);
     if (status == SS_OK && p->whole_pending)
         status = ss_pipeline_flush(p, true, reterr);
-    if (p->source != NULL && status != SS_BUSY) {
-        p->setup.ops->close(p->source);
-        p->source = NULL;
-    }
     return status;
 }
 

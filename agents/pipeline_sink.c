@@ -51,9 +51,8 @@ void ss_pipeline_set_full(ss_pipeline *p, const ss_error *err) {
 
 static ss_status append_bytes(ss_pipeline *p, ss_bytes record, uint64_t schema_id,
                               ss_error *reterr) {
-    uint64_t sequence;
     ss_error err = {0};
-    ss_status status = ss_log_append(p->log, record, schema_id, &sequence, &err);
+    ss_status status = ss_log_append(p->log, record, schema_id, &p->sequence, &err);
 
     if (status == SS_OK) {
         p->records++;
@@ -93,6 +92,7 @@ ss_status ss_pipeline_append(ss_pipeline *p, const Sidespool__Record *record, ss
 void ss_pipeline_whole(ss_pipeline *p) {
     ss_log_mark_whole(p->log, ss_bytes_str(p->captured));
     p->whole_pending = true;
+    p->whole_sequence = p->sequence;
 }
 
 static bool due(const ss_pipeline *p, const ss_marker *marker, const char *upto) {

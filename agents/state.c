@@ -117,8 +117,11 @@ void ss_agent_state_set(ss_agent_status *status, ss_agent_state state, const cha
     ss_level level = state == SS_AGENT_HALTED                                           ? SS_ERROR
                      : state == SS_AGENT_WAITING_SOURCE || state == SS_AGENT_SPOOL_FULL ? SS_WARN
                                                                                         : SS_INFO;
-    SS_LOG(level, "state", SS_S("state", ss_agent_state_name(state)), SS_S("code", code),
-           SS_S("reason", text));
+    if (code[0] != '\0')
+        SS_LOG(level, "state", SS_S("state", ss_agent_state_name(state)), SS_S("code", code),
+               SS_S("reason", text));
+    else
+        SS_LOG(level, "state", SS_S("state", ss_agent_state_name(state)), SS_S("reason", text));
     wake_main(status);
 }
 

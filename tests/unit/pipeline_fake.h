@@ -15,12 +15,14 @@ struct ss_source {
     int step; /* 0: begin, 1..changes: change, then commit */
     int64_t start;
     uint64_t schema;
+    bool cut; /* the link is broken: nothing can be said over it */
 };
 
 static struct {
     pthread_mutex_t mutex;
     int available, changes;
     size_t cell; /* bytes of incompressible text in each change */
+    int stall_at; /* nothing more comes after step 6 of this transaction, though more was announced */
     int cut_at;  /* the link breaks once in the middle of this transaction */
     bool gap;    /* open finds the history broken, until reset */
     char identity[16];
@@ -166,11 +168,18 @@ static ss_status fake_poll(ss_source *source, const ss_sink *sink, int wait_ms, 
             usleep((unsigned)(wait_ms > 5 ? 5 : wait_ms) * 1000);
             return sink->idle(sink->ctx, position, 1, reterr);
         }
+        int stall_at;
+        FAKE(stall_at = fake.stall_at);
+        if (source->next == stall_at && source->step == 6) {
+            usleep(2000);
+            break;
+        }
         ss_status status = fake_step(source, sink, changes, cell, reterr);
         if (status != SS_OK)
             return status;
         FAKE(cut = fake.cut_at == source->next && source->step == 2;
              fake.cut_at = cut ? 0 : fake.cut_at);
+        source->cut = source->cut || cut;
         if (cut)
             return ss_fail(reterr, SS_RETRY, "SS-PG-0002", "the link broke");
     }
@@ -182,9 +191,9 @@ static ss_status fake_poll(ss_source *source, const ss_sink *sink, int wait_ms, 
 
 static ss_status fake_release(ss_source *source, const char *position, ss_error *reterr) {
     ss_agent_snapshot now;
-    (void)source;
-    (void)reterr;
 
+    if (source->cut)
+        return ss_fail(reterr, SS_RETRY, "SS-PG-0002", "the link broke");
     ss_agent_status_get(fake.status, &now);
     int64_t upto = strtoll(position, NULL, 10);
     FAKE(fake.released_early |= upto > strtoll(now.position, NULL, 10); fake.released = upto);

@@ -169,7 +169,7 @@ static int setup(void **state) {
     FAKE(fake.available = 0; fake.changes = 3; fake.cell = 8; fake.cut_at = 0; fake.gap = false;
          fake.released = 0; fake.released_early = false;
          fake.opens = fake.prepares = fake.resets = 0; fake.prepare_at = 0;
-         fake.made[0] = '\0'; fake.die_after_prepare = false;
+         fake.made[0] = '\0'; fake.stall_at = 0; fake.die_after_prepare = false;
          memcpy(fake.identity, "one", 4));
     return 0;
 }
@@ -358,6 +358,40 @@ static void test_identity_is_of_what_was_prepared(void **state) {
     ss_reader_close(reader);
 }
 
+/* Whole transactions are in memory when the link breaks: they are made durable without a word over
+ * the dead link, and nobody is told that the spool is full. */
+static void test_cut_link_is_not_a_full_spool(void **state) {
+    ss_agent_snapshot now = {0};
+    (void)state;
+
+    FAKE(fake.available = 40; fake.cut_at = 17);
+    boot(SS_ON_GAP_HALT, &large, false);
+    for (int i = 0; i < 15000 && strtoll(now.position, NULL, 10) < 405; i++) {
+        ss_agent_status_get(&world.status, &now);
+        assert_int_not_equal(now.state, SS_AGENT_SPOOL_FULL);
+        usleep(1000);
+    }
+    wait_position(405);
+    halt_world();
+}
+
+/* What an append makes durable by itself in the middle of a long transaction is released too. */
+static void test_long_transaction_releases_what_lies_before(void **state) {
+    int64_t released = 0;
+    (void)state;
+
+    FAKE(fake.available = 2; fake.changes = 6; fake.cell = 3 << 20; fake.stall_at = 2);
+    boot(SS_ON_GAP_HALT, &large, false);
+    for (int i = 0; i < 1500 && released < 15; i++) {
+        FAKE(released = fake.released);
+        usleep(10000);
+    }
+    assert_int_equal(released, 15);
+    FAKE(fake.stall_at = 0);
+    wait_position(25);
+    halt_world();
+}
+
 static void test_pause(void **state) {
     ss_agent_snapshot now;
     (void)state;
@@ -466,6 +500,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_gap_survives_a_death, setup, teardown),
         cmocka_unit_test_setup_teardown(test_identity_is_of_what_was_prepared, setup, teardown),
         cmocka_unit_test_setup_teardown(test_pause, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_cut_link_is_not_a_full_spool, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_long_transaction_releases_what_lies_before, setup, teardown),
         cmocka_unit_test_setup_teardown(test_cut_copy_is_ended, setup, teardown),
         cmocka_unit_test_setup_teardown(test_half_made_start, setup, teardown),
     };
