@@ -73,10 +73,11 @@ ss_status ss_progress_cursors(ss_route *r, bool now, ss_error *reterr) {
 ss_status ss_progress_rebuild(ss_route *r, const ss_log_state *log, ss_error *reterr) {
     for (size_t i = 0; i < r->table_count; i++) {
         ss_route_table *t = &r->tables[i];
-        ss_route_table_absent(t);
+        ss_route_table_absent(r, t);
         t->st.generation = t->st.from_sequence = 0; /* another spool counts its generations anew */
     }
-    ss_progress p = {.exists = true, .epoch = log->epoch, .sequence = log->committed, .as_of = r->progress.as_of};
+    ss_route_states_changed(r);
+    ss_progress p = {.exists = true, .epoch = log->epoch, .sequence = log->committed, .copy_sequence = r->copy.read_to, .as_of = r->progress.as_of};
     snprintf(p.spool_id, sizeof p.spool_id, "%s", log->spool_id);
     snprintf(p.position, sizeof p.position, "%s", log->position ? log->position : "");
     r->progress.sequence = p.sequence;

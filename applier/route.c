@@ -53,8 +53,7 @@ void ss_route_session_close(ss_route *r) {
     if (r->target)
         r->ops->close(r->target);
     r->target = NULL;
-    for (size_t i = 0; i < r->table_count; i++)
-        r->tables[i].in_batch = NULL;
+    r->batch++;
     r->open = false;
 }
 
@@ -166,7 +165,7 @@ static ss_status session_open(ss_route *r, ss_error *reterr) {
         if (r->tables[i].st.generation > r->copy.passed + 1)
             r->copy.passed = r->tables[i].st.generation - 1;
     r->copy.ask_all = r->copy.ask_all || r->table_count == 0;
-    r->finish_due = r->table_count && ss_route_tables_in(r, SS_TABLE_READY) == r->table_count;
+    r->finish_due = ss_route_all_ready(r);
     r->open = true;
     return SS_OK;
 }

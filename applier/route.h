@@ -31,10 +31,25 @@ typedef enum {
 /* A table of the route. st.ns and st.name are heap memory of the route. Indices stay while a session lasts. */
 typedef struct {
     ss_table_state st;
-    const Sidespool__Schema *in_batch; /* the schema by which the batch at hand has changes of it; NULL: none */
+    const Sidespool__Schema *in_batch; /* the schema by which the batch at hand has changes of it, when batch is that batch's number */
+    uint64_t batch;
+    bool catches_up;                   /* by ss_route_tally: it belongs to the group that catches up */
+    size_t next;                       /* + 1: the next table of its bucket in the index; 0: none */
     bool dirty;                        /* st goes with the next write of progress */
     unsigned restarts;                 /* copies given up because of a schema change since it was last ready */
 } ss_route_table;
+
+/* What is asked of all tables at each step, counted anew after a state has changed and not at each question: with ten thousand
+ * tables a question that looks at all of them, for each of them, is a minute. */
+typedef struct {
+    bool fresh;
+    size_t in[4];                        /* by status */
+    uint64_t loading, loading_from;      /* the oldest generation with rows yet to come, and its place; 0: none */
+    uint64_t catchup_from, catchup_members; /* lowest place of the group that catches up, and a number that changes with its members */
+    bool any_catches_up;
+    bool ours, ours_asked;               /* memory of the copy's question whether ours_generation has tables of this route */
+    uint64_t ours_generation;
+} ss_route_counts;
 
 typedef struct {
     uint64_t id;
@@ -122,6 +137,11 @@ typedef struct ss_route {
 
     ss_route_table *tables;
     size_t table_count, table_cap;
+    size_t *table_index;       /* heads of the buckets by name, + 1; table_cap of them */
+    uint64_t batch;            /* number of the batch at hand, from 1 */
+    ss_route_counts counts;    /* ask ss_route_tally */
+    uint64_t *generations;     /* those that load, for ss_route_tally */
+    size_t generation_cap;
     ss_table_state *states;    /* for ss_route_states_dirty */
     size_t state_cap;
     ss_route_schema *schemas;  /* open addressing by id; id 0: free */
@@ -167,15 +187,25 @@ void ss_route_session_close(ss_route *r);
 
 /* ---- route_tables.c */
 ss_route_table *ss_route_table_find(ss_route *r, const char *ns, const char *name);
+ss_route_table *ss_route_table_named(ss_route *r, const char *text); /* "schema.table" */
 ss_status ss_route_table_add(ss_route *r, const char *ns, const char *name, ss_route_table **ret, ss_error *reterr) SS_MUST;
 ss_status ss_route_tables_load(ss_route *r, ss_error *reterr) SS_MUST;
 void ss_route_tables_clear(ss_route *r);
-size_t ss_route_tables_in(const ss_route *r, ss_table_status status);
+/* To be called after any change of a table's status, generation, place or loaded. */
+void ss_route_states_changed(ss_route *r);
+const ss_route_counts *ss_route_tally(ss_route *r);
+size_t ss_route_tables_in(ss_route *r, ss_table_status status);
+bool ss_route_all_ready(ss_route *r);
 /* Back to absent, keeping what readers see: its copy is asked for anew. */
-void ss_route_table_absent(ss_route_table *t);
-/* Looks a schema up, reading it from `reader` the first time. */
+void ss_route_table_absent(ss_route *r, ss_route_table *t);
+/* "a.b", "a.b, c.d and 3 more": tables that are not ready. */
+void ss_route_tables_waiting(ss_route *r, char *text, size_t size);
+/* Looks a schema up, reading it from `reader` the first time. What it returns lives until ss_route_schemas_clear; the slot only until
+ * the next call. */
 ss_status ss_route_schema_get(ss_route *r, ss_reader *reader, uint64_t id, ss_route_schema **ret, ss_error *reterr) SS_MUST;
 void ss_route_schemas_clear(ss_route *r);
+/* Between batches, when nothing points into them: lets schemas go when there are many. */
+void ss_route_schemas_trim(ss_route *r);
 /* States that changed, for a batch; clears nothing. The array lives until the next call. */
 ss_status ss_route_states_dirty(ss_route *r, const ss_table_state **ret, size_t *ret_count, ss_error *reterr) SS_MUST;
 void ss_route_states_clean(ss_route *r);
@@ -207,8 +237,8 @@ void ss_route_copy_close(ss_route *r);
 
 /* ---- route_catchup.c */
 ss_status ss_route_catchup_step(ss_route *r, ss_error *reterr) SS_MUST;
-bool ss_route_catchup_has(const ss_route *r, const ss_route_table *t); /* t belongs to the group that catches up */
-bool ss_route_stream_waits(const ss_route *r);
+bool ss_route_catchup_has(ss_route *r, const ss_route_table *t); /* t belongs to the group that catches up */
+bool ss_route_stream_waits(ss_route *r);
 ss_status ss_route_finish(ss_route *r, ss_error *reterr) SS_MUST;
 
 /* ---- route_agent.c: a client of agent.sock */

@@ -4,45 +4,16 @@
 
 #define NEAR 20000u      /* closer than so many records, the route's own stream waits until they have joined */
 
-/* A table of a generation that still loads rows waits for the others of its generation. */
-static bool generation_loads(const ss_route *r, uint64_t generation) {
-    for (size_t i = 0; i < r->table_count; i++) {
-        const ss_table_state *st = &r->tables[i].st;
-        if (st->status == SS_TABLE_COPYING && !st->loaded && st->generation == generation)
-            return true;
-    }
-    return false;
+bool ss_route_catchup_has(ss_route *r, const ss_route_table *t) {
+    ss_route_tally(r);
+    return t->catches_up;
 }
 
-bool ss_route_catchup_has(const ss_route *r, const ss_route_table *t) {
-    return t->st.status == SS_TABLE_CATCHING_UP ||
-           (t->st.status == SS_TABLE_COPYING && t->st.loaded && !generation_loads(r, t->st.generation));
-}
-
-/* Its lowest place in the stream, and a number that changes with its members. false: nobody is in it. */
-static bool group(const ss_route *r, uint64_t *ret_from, uint64_t *ret_members) {
-    bool any = false;
-    *ret_from = UINT64_MAX;
-    *ret_members = 0;
-    for (size_t i = 0; i < r->table_count; i++) {
-        const ss_route_table *t = &r->tables[i];
-        if (!ss_route_catchup_has(r, t))
-            continue;
-        any = true;
-        *ret_members += (i + 1) * UINT64_C(0x9E3779B97F4A7C15) ^ t->st.generation;
-        if (t->st.from_sequence < *ret_from)
-            *ret_from = t->st.from_sequence;
-    }
-    return any;
-}
-
-bool ss_route_stream_waits(const ss_route *r) {
-    size_t ready = ss_route_tables_in(r, SS_TABLE_READY);
-    size_t busy = ss_route_tables_in(r, SS_TABLE_COPYING) + ss_route_tables_in(r, SS_TABLE_CATCHING_UP);
-    if (busy && !ready)
+bool ss_route_stream_waits(ss_route *r) {
+    const ss_route_counts *c = ss_route_tally(r);
+    if (c->in[SS_TABLE_COPYING] + c->in[SS_TABLE_CATCHING_UP] && !c->in[SS_TABLE_READY])
         return true;
-    uint64_t from, members;
-    return group(r, &from, &members) && r->progress.sequence < from + NEAR;
+    return c->any_catches_up && r->progress.sequence < c->catchup_from + NEAR;
 }
 
 static void finish_line(void *ctx, bool ok, const char *what, const char *found, const char *remedy) {
@@ -80,7 +51,11 @@ static ss_status join(ss_route *r, ss_error *reterr) {
         states[n].from_sequence = r->progress.sequence;
         n++;
     }
+    char what[64];
+    snprintf(what, sizeof what, "putting %zu copied table%s", n, n == 1 ? "" : "s");
+    ss_route_doing(r, what, "in place");
     ss_status st = ss_route_target(r, r->ops->copy_replace(r->target, states, n, &r->progress, reterr));
+    ss_route_doing(r, NULL, NULL);
     if (st != SS_OK)
         return st;
     for (size_t i = 0; i < r->table_count; i++) {
@@ -92,17 +67,19 @@ static ss_status join(ss_route *r, ss_error *reterr) {
         t->st.beside = t->dirty = false;
         t->restarts = 0;
     }
+    ss_route_states_changed(r);
     SS_LOG(SS_INFO, "tables_ready", SS_U("tables", n), SS_U("sequence", r->progress.sequence));
     ss_intake_close(&r->catchup);
     ss_route_schemas_clear(r); /* compared against the tables beside; the ones in place are looked at anew */
-    r->finish_due = ss_route_tables_in(r, SS_TABLE_READY) == r->table_count;
+    r->finish_due = ss_route_all_ready(r);
     r->status_due = true;
     return ss_progress_cursors(r, true, reterr);
 }
 
 ss_status ss_route_catchup_step(ss_route *r, ss_error *reterr) {
-    uint64_t from, members;
-    if (!group(r, &from, &members)) {
+    const ss_route_counts *c = ss_route_tally(r);
+    uint64_t from = c->catchup_from, members = c->catchup_members;
+    if (!c->any_catches_up) {
         ss_intake_close(&r->catchup);
         return SS_BUSY;
     }

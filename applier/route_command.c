@@ -5,16 +5,6 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-static ss_status known(ss_route *r, const char *name, bool *ret) {
-    *ret = false;
-    for (size_t i = 0; i < r->table_count && !*ret; i++) {
-        char own[256];
-        snprintf(own, sizeof own, "%s.%s", r->tables[i].st.ns, r->tables[i].st.name);
-        *ret = strcmp(own, name) == 0;
-    }
-    return SS_OK;
-}
-
 /* A table that the route does not hold yet: the agent must have it, or it would be asked for in vain for ever. */
 static ss_status ask_for_new(ss_route *r, const char *name, ss_error *reterr) {
     if (!strchr(name, '.'))
@@ -42,10 +32,7 @@ static ss_status resync(ss_route *r, const json_t *command, ss_error *reterr) {
             all = true;
             continue;
         }
-        bool is_known;
-        ss_status st = known(r, text, &is_known);
-        if (st == SS_OK && !is_known)
-            st = ask_for_new(r, text, reterr);
+        ss_status st = ss_route_table_named(r, text) ? SS_OK : ask_for_new(r, text, reterr);
         if (st != SS_OK)
             return st;
     }
@@ -68,17 +55,12 @@ ss_status ss_route_resync_pending(ss_route *r, ss_error *reterr) {
     size_t i;
     if (r->resync_all)
         for (i = 0; i < r->table_count; i++)
-            ss_route_table_absent(&r->tables[i]);
+            ss_route_table_absent(r, &r->tables[i]);
     json_array_foreach(r->resync, i, name) {
         const char *text = json_string_value(name), *dot = text ? strchr(text, '.') : NULL;
         if (!text || !dot || strcmp(text, "*") == 0)
             continue;
-        ss_route_table *t = NULL;
-        for (size_t k = 0; k < r->table_count && !t; k++) {
-            char own[256];
-            snprintf(own, sizeof own, "%s.%s", r->tables[k].st.ns, r->tables[k].st.name);
-            t = strcmp(own, text) == 0 ? &r->tables[k] : NULL;
-        }
+        ss_route_table *t = ss_route_table_named(r, text);
         if (!t) {
             char ns[128];
             snprintf(ns, sizeof ns, "%.*s", (int)(dot - text), text);
@@ -86,7 +68,7 @@ ss_status ss_route_resync_pending(ss_route *r, ss_error *reterr) {
             if (st != SS_OK)
                 return st;
         }
-        ss_route_table_absent(t);
+        ss_route_table_absent(r, t);
     }
     bool all = r->resync_all;
     ss_progress p = r->progress;

@@ -133,9 +133,7 @@ ss_status ss_route_copy_begin(ss_route *r, const Sidespool__CopyBegin *begin, ui
         passed(r, begin->generation - 1);
     if (strcmp(begin->route, r->conf->name) != 0)
         return SS_OK;
-    bool others_load = false;
-    for (size_t i = 0; i < r->table_count; i++)
-        others_load = others_load || (r->tables[i].st.status == SS_TABLE_COPYING && !r->tables[i].st.loaded);
+    bool others_load = ss_route_tally(r)->loading != 0;
     if (r->copy.dirty)
         return ss_fail(reterr, SS_STOP, "SS-ROUTE-0004", "a copy begins while rows of another are unsaved; this is a defect, report it");
     ss_arena_reset(r->scratch);
@@ -153,7 +151,7 @@ ss_status ss_route_copy_begin(ss_route *r, const Sidespool__CopyBegin *begin, ui
             if (st != SS_OK)
                 return st;
         }
-        ss_route_table_absent(t); /* a ready one keeps its rows until the new ones are in */
+        ss_route_table_absent(r, t); /* a ready one keeps its rows until the new ones are in */
         t->st.status = SS_TABLE_COPYING;
         t->st.generation = begin->generation;
         t->st.from_sequence = sequence;
@@ -161,6 +159,7 @@ ss_status ss_route_copy_begin(ss_route *r, const Sidespool__CopyBegin *begin, ui
         t->st.rows_estimate = want->rows_estimate;
         t->st.bytes_estimate = want->bytes_estimate;
     }
+    ss_route_states_changed(r);
     /* Collected in a second round: adding tables may have moved the array. */
     for (size_t i = 0; i < begin->n_tables; i++) {
         const ss_route_table *t = ss_route_table_find(r, begin->tables[i]->ns, begin->tables[i]->name);
@@ -247,24 +246,18 @@ static ss_route_table *loading(ss_route *r, const char *ns, const char *name, ui
     return t && t->st.status == SS_TABLE_COPYING && !t->st.loaded && t->st.generation == generation ? t : NULL;
 }
 
-static bool ours(const ss_route *r, uint64_t generation) {
-    for (size_t i = 0; i < r->table_count; i++)
-        if (r->tables[i].st.generation == generation && r->tables[i].st.status == SS_TABLE_COPYING)
-            return true;
-    return false;
-}
-
-/* The oldest generation with tables whose rows are not all in; 0: none. */
-static uint64_t oldest_loading(const ss_route *r, uint64_t *ret_from) {
-    uint64_t oldest = 0;
-    for (size_t i = 0; i < r->table_count; i++) {
-        const ss_table_state *st = &r->tables[i].st;
-        if (st->status != SS_TABLE_COPYING || st->loaded || (oldest && st->generation >= oldest))
-            continue;
-        oldest = st->generation;
-        *ret_from = st->from_sequence;
-    }
-    return oldest;
+/* Asked for each record of the copy log, nearly always with the generation of the record before. */
+static bool ours(ss_route *r, uint64_t generation) {
+    ss_route_tally(r);
+    ss_route_counts *c = &r->counts;
+    if (c->ours_asked && c->ours_generation == generation)
+        return c->ours;
+    c->ours = false;
+    for (size_t i = 0; i < r->table_count && !c->ours; i++)
+        c->ours = r->tables[i].st.generation == generation && r->tables[i].st.status == SS_TABLE_COPYING;
+    c->ours_asked = true;
+    c->ours_generation = generation;
+    return c->ours;
 }
 
 /* Durable on the target: rows, states and the place in the copy log together. */
@@ -319,14 +312,8 @@ static ss_status load_object(ss_route *r, const Sidespool__Object *object, ss_er
     snprintf(own, sizeof own, "%s.%s", object->ns, object->name);
     const char *of = object->table && object->table[0] ? object->table : strcmp(object->kind, "table") == 0 ? own : NULL;
     if (of) {
-        bool found = false;
-        for (size_t i = 0; i < r->table_count && !found; i++) {
-            const ss_table_state *st = &r->tables[i].st;
-            size_t ns = strlen(st->ns);
-            found = st->generation == object->generation && st->status == SS_TABLE_COPYING && strncmp(of, st->ns, ns) == 0 &&
-                    of[ns] == '.' && strcmp(of + ns + 1, st->name) == 0;
-        }
-        if (!found)
+        const ss_route_table *t = ss_route_table_named(r, of);
+        if (!t || t->st.generation != object->generation || t->st.status != SS_TABLE_COPYING)
             return SS_OK;
     }
     ss_status st = ss_route_target(r, r->ops->copy_object(r->target, object, reterr));
@@ -369,6 +356,7 @@ static ss_status load_table_end(ss_route *r, const Sidespool__CopyTable *end, ui
     t->st.ns = ns;
     t->st.name = own;
     t->dirty = false;
+    ss_route_states_changed(r);
     r->progress = p;
     r->status_due = true;
     SS_LOG(SS_INFO, "table_loaded", SS_S("table", name), SS_U("rows", end->rows));
@@ -413,7 +401,7 @@ static ss_status give_up(ss_route *r, uint64_t generation, const char *why, ss_e
         ss_route_table *t = &r->tables[i];
         if (t->st.status != SS_TABLE_COPYING || t->st.loaded || t->st.generation != generation)
             continue;
-        ss_route_table_absent(t);
+        ss_route_table_absent(r, t);
         n++;
     }
     SS_LOG(SS_WARN, "copy_given_up", SS_U("generation", generation), SS_U("tables", n), SS_S("reason", why));
@@ -452,7 +440,9 @@ static ss_status lost(ss_route *r, uint64_t generation, ss_error *reterr) {
 
 ss_status ss_route_copy_step(ss_route *r, ss_error *reterr) {
     ss_route_copy *c = &r->copy;
-    uint64_t from = 0, generation = oldest_loading(r, &from);
+    ss_route_schemas_trim(r);
+    const ss_route_counts *counts = ss_route_tally(r);
+    uint64_t from = counts->loading_from, generation = counts->loading;
     if (!c->reader) {
         bool is_lost;
         ss_status st = open_reader(r, &is_lost, reterr);

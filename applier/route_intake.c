@@ -77,13 +77,14 @@ static ss_status batch_states(ss_route *r, ss_intake *in, ss_batch *batch, ss_er
                 t->st.from_sequence = in->whole;
             t->dirty = true;
         }
+    if (in->catchup)
+        ss_route_states_changed(r);
     return ss_route_states_dirty(r, &batch->states, &batch->state_count, reterr);
 }
 
 static void batch_clear(ss_route *r) {
     ss_batcher_reset(r->batcher);
-    for (size_t i = 0; i < r->table_count; i++)
-        r->tables[i].in_batch = NULL;
+    r->batch++;
 }
 
 /* Hands the batch to the target: whole (progress moves to in->whole) or as a part of the transaction at hand. */
@@ -134,7 +135,7 @@ static ss_status apply_part(ss_route *r, ss_intake *in, ss_error *reterr) {
 /* ---- records --------------------------------------------------------------------------------------------------- */
 
 /* Whether this reading applies changes of that table at this place. */
-static bool wanted(const ss_route *r, const ss_intake *in, const ss_route_schema *rs) {
+static bool wanted(ss_route *r, const ss_intake *in, const ss_route_schema *rs) {
     if (rs->table == SIZE_MAX)
         return false;
     const ss_route_table *t = &r->tables[rs->table];
@@ -157,7 +158,7 @@ static ss_status compare(ss_route *r, ss_intake *in, ss_route_schema *rs, bool *
             return SS_STOP;
         }
         ss_log_error(SS_WARN, "copy_restarts", reterr);
-        ss_route_table_absent(t);
+        ss_route_table_absent(r, t);
         r->progress_dirty = true;
         *ret_skip = true;
         return SS_OK;
@@ -285,7 +286,7 @@ static ss_status take_change(ss_route *r, ss_intake *in, ss_error *reterr) {
         return st;
     }
     ss_route_table *t = &r->tables[rs->table];
-    if (t->in_batch && t->in_batch != rs->schema) {
+    if (t->batch == r->batch && t->in_batch != rs->schema) {
         /* The table changed its shape inside this batch: what came before goes first. */
         st = apply_part(r, in, reterr);
         if (st != SS_OK)
@@ -293,6 +294,7 @@ static ss_status take_change(ss_route *r, ss_intake *in, ss_error *reterr) {
         record = NULL;
     }
     t->in_batch = rs->schema;
+    t->batch = r->batch;
     ss_change change;
     if (!record) {
         st = ss_record_get(in->record, ss_batcher_arena(r->batcher), place_of(r, in, place, sizeof place), &record, reterr);
@@ -351,7 +353,7 @@ static void set_position(ss_intake *in, const char *position, int64_t as_of) {
 static ss_status take_gap(ss_route *r, ss_intake *in, const Sidespool__Gap *gap, ss_error *reterr) {
     SS_LOG(SS_WARN, "gap_passed", SS_U("sequence", in->sequence), SS_S("reason", gap->reason));
     for (size_t i = 0; i < r->table_count; i++)
-        ss_route_table_absent(&r->tables[i]);
+        ss_route_table_absent(r, &r->tables[i]);
     ss_progress p = r->progress;
     p.epoch = gap->epoch;
     p.sequence = in->sequence;
@@ -500,6 +502,7 @@ static ss_status failed(ss_route *r, ss_intake *in, ss_status st, ss_error *rete
 
 ss_status ss_intake_run(ss_route *r, ss_intake *in, ss_error *reterr) {
     in->failed_apply = false;
+    ss_route_schemas_trim(r);
     if (in->held && !in->in_transaction && ss_record_kind(in->record) >= K_MARK) {
         char place[160];
         Sidespool__Record *record;

@@ -29,6 +29,8 @@ static ss_status set_up(ss_route *r, ss_error *reterr) {
 static void tear_down(ss_route *r) {
     ss_route_tables_clear(r);
     free(r->tables);
+    free(r->table_index);
+    free(r->generations);
     free(r->states);
     free(r->schemas);
     ss_batcher_free(r->batcher);

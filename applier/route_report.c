@@ -98,7 +98,7 @@ static double rate_of(ss_route *r) {
     return span && r->samples[oldest].ms ? (double)(total - r->samples[oldest].total) * 1000.0 / (double)span : 0.0;
 }
 
-static json_t *tables_json(const ss_route *r) {
+static json_t *tables_json(ss_route *r) {
     json_t *list = json_array();
     for (size_t i = 0; i < r->table_count && i < LISTED; i++) {
         const ss_table_state *st = &r->tables[i].st;

@@ -43,7 +43,9 @@ typedef struct {
 static struct {
     database saved, open;
     bool in_transaction;
-    unsigned fault_percent, faults, commits, catch_ups, replaced, partials;
+    unsigned fault_percent, faults, commits, catch_ups, replaced, partials, truncated;
+    bool wrote_progress;
+    uint64_t first_copy_sequence; /* of the first progress written */
     uint64_t dice;
 } fake;
 
@@ -93,6 +95,9 @@ static void put_states(const ss_table_state *states, size_t count) {
 }
 
 static void put_progress(const ss_progress *p) {
+    if (!fake.wrote_progress)
+        fake.first_copy_sequence = p->copy_sequence;
+    fake.wrote_progress = true;
     fake.open.progress = *p;
     fake.open.progress.exists = true;
 }
@@ -181,6 +186,9 @@ static ss_status fake_apply(ss_target *target, const ss_batch *batch, ss_error *
     }
     for (size_t i = 0; i < batch->truncated_count; i++) {
         int t = table_index(batch->truncated[i]->name);
+        if (t == NONE)
+            return ss_fail(reterr, SS_STOP, "SS-TGT-0001", "a truncate of a table that was never copied (test)");
+        fake.truncated++;
         int *rows = batch->beside && fake.open.states[t].beside ? fake.open.beside[t] : fake.open.rows[t];
         for (int k = 0; k < KEYS; k++)
             rows[k] = NONE;
@@ -338,27 +346,31 @@ static void put_whole(world *w, ss_log *log) {
     OK(ss_log_flush(log, true, NULL, err));
 }
 
+static uint64_t put_schema(world *w, const char *name) {
+    Sidespool__Column k = SIDESPOOL__COLUMN__INIT, v = SIDESPOOL__COLUMN__INIT;
+    k.name = (char *)"k";
+    k.key = true;
+    v.name = (char *)"v";
+    Sidespool__Column *columns[2] = {&k, &v};
+    Sidespool__Schema s = SIDESPOOL__SCHEMA__INIT;
+    s.engine = (char *)"fake";
+    s.ns = (char *)"a";
+    s.name = (char *)(uintptr_t)name;
+    s.columns = columns;
+    s.n_columns = 2;
+    s.identity = SIDESPOOL__IDENTITY__IDENTITY_KEY;
+    ss_buf packed;
+    ss_buf_init(&packed);
+    uint64_t id = ss_schema_seal(&s, &packed);
+    OK(ss_log_put_schema(w->stream, id, ss_bytes_of(packed.ptr, packed.len), err));
+    OK(ss_log_put_schema(w->copy, id, ss_bytes_of(packed.ptr, packed.len), err));
+    ss_buf_done(&packed);
+    return id;
+}
+
 static void make_schemas(world *w) {
-    for (int t = 0; t < TABLES; t++) {
-        Sidespool__Column k = SIDESPOOL__COLUMN__INIT, v = SIDESPOOL__COLUMN__INIT;
-        k.name = (char *)"k";
-        k.key = true;
-        v.name = (char *)"v";
-        Sidespool__Column *columns[2] = {&k, &v};
-        Sidespool__Schema s = SIDESPOOL__SCHEMA__INIT;
-        s.engine = (char *)"fake";
-        s.ns = (char *)"a";
-        s.name = (char *)(uintptr_t)names[t];
-        s.columns = columns;
-        s.n_columns = 2;
-        s.identity = SIDESPOOL__IDENTITY__IDENTITY_KEY;
-        ss_buf packed;
-        ss_buf_init(&packed);
-        w->schema_ids[t] = ss_schema_seal(&s, &packed);
-        OK(ss_log_put_schema(w->stream, w->schema_ids[t], ss_bytes_of(packed.ptr, packed.len), err));
-        OK(ss_log_put_schema(w->copy, w->schema_ids[t], ss_bytes_of(packed.ptr, packed.len), err));
-        ss_buf_done(&packed);
-    }
+    for (int t = 0; t < TABLES; t++)
+        w->schema_ids[t] = put_schema(w, names[t]);
 }
 
 static void put_begin(world *w) {
@@ -397,6 +409,17 @@ static void put_change(world *w, int t, Sidespool__Op op, int key, int value) {
     uint64_t sequence;
     OK(ss_log_append(w->stream, ss_bytes_of(w->record.ptr, w->record.len), c.schema_id, &sequence, err));
     w->rows[t][key] = op == SIDESPOOL__OP__OP_DELETE ? NONE : value;
+}
+
+/* A change of a table that the route does not hold. */
+static void put_other_change(world *w, uint64_t schema) {
+    static const uint8_t both[2] = {SS_CELL_VALUE, SS_CELL_VALUE};
+    ss_bytes cells[2] = {{(const uint8_t *)"1", 2}, {(const uint8_t *)"2", 2}};
+    ss_change c = {.schema_id = schema, .op = SIDESPOOL__OP__OP_INSERT, .after = {2, both, cells}};
+    ss_buf_clear(&w->record);
+    ss_record_put_change(&w->record, &c);
+    uint64_t sequence;
+    OK(ss_log_append(w->stream, ss_bytes_of(w->record.ptr, w->record.len), schema, &sequence, err));
 }
 
 static void random_change(world *w) {
@@ -703,6 +726,7 @@ static void test_gap_when_progress_is_gone(void **unused) {
     (void)unused;
     world *w = world_new(3, 0);
     fake.saved.progress.ours_before = true;
+    put_copy(w, "other", 7, 1, false);
     route_start(w);
     assert_true(await_line(w, NULL, "halted", 10));
     say("{\"cmd\":\"resync\",\"n\":1,\"tables\":[\"*\"]}\n");
@@ -713,6 +737,7 @@ static void test_gap_when_progress_is_gone(void **unused) {
     assert_true(await_line(w, id, NULL, 10));
     route_end(w);
     expect_equal(w, 3);
+    assert_true(fake.first_copy_sequence > 0); /* the old rows in the copy log are not kept for the route any more */
     world_free(w);
 }
 
@@ -740,6 +765,48 @@ static void test_target_restored_is_replayed(void **unused) {
         await_line(w, NULL, "nothing", 1);
     route_end(w);
     expect_equal(w, 4);
+    world_free(w);
+}
+
+/* One TRUNCATE that names more tables than schemas are kept between batches: those found first must still be there at its end. */
+static void test_truncate_of_very_many_tables(void **unused) {
+    (void)unused;
+    enum { MANY = 5000 };
+    world *w = world_new(5, 0);
+    route_start(w);
+    assert_true(await_line(w, NULL, "waiting_source", 10));
+    put_transaction(w, 60);
+    put_copy(w, "r", 7, 0, false);
+    char id[32];
+    put_mark(w, id, sizeof id);
+    assert_true(await_line(w, id, NULL, 10));
+    put_begin(w);
+    static uint64_t ids[MANY + 2];
+    for (int i = 0; i < MANY; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "other_table_%d", i);
+        ids[1 + i] = put_schema(w, name);
+        put_other_change(w, ids[1 + i]); /* the spool keeps a schema with the first record that uses it */
+    }
+    ids[0] = w->schema_ids[0];
+    ids[MANY + 1] = w->schema_ids[1];
+    Sidespool__Record r = SIDESPOOL__RECORD__INIT;
+    Sidespool__Truncate tr = SIDESPOOL__TRUNCATE__INIT;
+    tr.schema_ids = ids;
+    tr.n_schema_ids = MANY + 2;
+    r.body_case = SIDESPOOL__RECORD__BODY_TRUNCATE;
+    r.truncate = &tr;
+    append(w, w->stream, &r, ids[0]);
+    for (int t = 0; t < 2; t++)
+        for (int k = 0; k < KEYS; k++)
+            w->rows[t][k] = NONE;
+    put_commit(w);
+    put_transaction(w, 3);
+    put_mark(w, id, sizeof id);
+    assert_true(await_line(w, id, NULL, 10));
+    route_end(w);
+    expect_equal(w, 5);
+    assert_true(fake.truncated >= 2);
     world_free(w);
 }
 
@@ -808,6 +875,7 @@ int main(void) {
         cmocka_unit_test(test_resync_of_one_table_beside),
         cmocka_unit_test(test_gap_when_progress_is_gone),
         cmocka_unit_test(test_target_restored_is_replayed),
+        cmocka_unit_test(test_truncate_of_very_many_tables),
         cmocka_unit_test(test_random),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
