@@ -9,6 +9,9 @@
 
 #define ROOM_SLICE ((uint64_t)1 << 20) /* the quota is looked at again at least so often: the other log writes too */
 #define KEEP_BYTES ((size_t)16 << 20)
+/* What the stream leaves to the copy log at least: a piece of a row with its segment. While tables are copied nothing of
+ * the stream can be trimmed, and a copy without room would never come to its end. */
+#define COPY_FLOOR ((uint64_t)1536 << 10)
 
 static ss_status no_memory(ss_log *log, ss_error *reterr) {
     return ss_fail(reterr, SS_RETRY, SS_SPOOL_MEMORY, "out of memory appending to %s/%s", log->spool->dir,
@@ -44,10 +47,19 @@ ss_status ss_log_use_schema(ss_log *log, uint64_t schema_id, ss_error *reterr) {
     if (ss_schema_map_find(&log->schemas, schema_id) == NULL)
         return ss_fail(reterr, SS_STOP, SS_SPOOL_SCHEMA, "%s/%s: schema %016llx is used before it was put",
                        log->spool->dir, ss_kind_name(log->kind), (unsigned long long)schema_id);
+    ss_schema_entry *entry = ss_schema_map_find(&log->schemas, schema_id);
+    if (entry->in_next == log->next_serial)
+        return SS_OK; /* said before: of a record that is offered again and again while the log is full */
     if (!ids_reserve(&log->next_ids, &log->next_ids_cap, log->next_ids_count + 1))
         return no_memory(log, reterr);
+    entry->in_next = log->next_serial;
     log->next_ids[log->next_ids_count++] = schema_id;
     return SS_OK;
+}
+
+static void forget_next_ids(ss_log *log) {
+    log->next_ids_count = 0;
+    log->next_serial++;
 }
 
 static void list_in_frame(ss_log *log, uint64_t id) {
@@ -122,7 +134,7 @@ ss_status ss_log_close_frame(ss_log *log, ss_error *reterr) {
 
 void ss_log_forget_unmarked(ss_log *log) {
     size_t left = log->open_mark;
-    log->next_ids_count = 0;
+    forget_next_ids(log);
     if (left == 0) {
         /* the mark is at the end of a closed frame, or further back: frames beyond it go too */
         while (log->frames_count > log->frames_done && log->frames[log->frames_count - 1].first > log->mark) {
@@ -145,7 +157,8 @@ void ss_log_forget_pending(ss_log *log) {
     ss_buf_clear(&log->open);
     ss_buf_clear(&log->ready);
     log->frames_count = log->frames_done = 0;
-    log->ids_count = log->open_ids_count = log->next_ids_count = 0;
+    log->ids_count = log->open_ids_count = 0;
+    forget_next_ids(log);
     log->ready_raw = 0;
     log->open_count = log->mark_count = 0;
     log->open_mark = 0;
@@ -170,7 +183,10 @@ uint64_t ss_log_limit(const ss_log *log) {
     uint64_t quota = log->spool->options.max_size;
     if (quota == 0)
         return UINT64_MAX / 4;
-    return log->kind == SS_LOG_COPY ? quota / 2 : quota;
+    if (log->kind == SS_LOG_COPY)
+        return quota / 2;
+    uint64_t least = COPY_FLOOR < quota / 2 ? COPY_FLOOR : quota / 2;
+    return quota - (quota / 8 > least ? quota / 8 : least);
 }
 
 /* What this log would hold were everything pending, and `need` more, written now: compressed bytes for closed frames,
@@ -201,6 +217,24 @@ static uint64_t transaction_bytes(const ss_log *log) {
     return bytes;
 }
 
+/* *ret_shared: it is what both logs hold together that bounds it. */
+static uint64_t room_now(const ss_log *log, bool *ret_shared) {
+    uint64_t quota = log->spool->options.max_size, other = atomic_load(&log->spool->used[!log->kind]);
+    uint64_t hold = would_hold(log, 0), most = ss_log_limit(log), left = quota - (other < quota ? other : quota);
+    *ret_shared = left < most;
+    most = left < most ? left : most;
+    return most > hold ? most - hold : 0;
+}
+
+static ss_status too_large(const ss_log *log, uint64_t need, ss_error *reterr) {
+    bool copy = log->kind == SS_LOG_COPY;
+    return ss_fail(reterr, SS_STOP, SS_SPOOL_TOO_LARGE,
+                   "%s/%s: one %s needs more than %llu bytes, and of spool.max_size this log may hold %llu; raise "
+                   "spool.max_size and restart the agent",
+                   log->spool->dir, ss_kind_name(log->kind), copy ? "record of a copy" : "transaction",
+                   (unsigned long long)(transaction_bytes(log) + need), (unsigned long long)ss_log_limit(log));
+}
+
 static ss_status make_room(ss_log *log, uint64_t need, ss_error *reterr) {
     uint64_t quota = log->spool->options.max_size, other = atomic_load(&log->spool->used[!log->kind]);
     uint64_t slice = need > ROOM_SLICE ? need : ROOM_SLICE;
@@ -208,25 +242,31 @@ static ss_status make_room(ss_log *log, uint64_t need, ss_error *reterr) {
         log->room = slice;
         return SS_OK;
     }
-    uint64_t hold = would_hold(log, 0), limit = ss_log_limit(log);
-    uint64_t most = limit < quota - (other < quota ? other : quota) ? limit : quota - (other < quota ? other : quota);
-    uint64_t room = most > hold ? most - hold : 0;
+    bool shared;
+    uint64_t hold = would_hold(log, 0), room = room_now(log, &shared);
     if (room >= need) {
         log->room = room < slice ? room : slice;
+        atomic_store(&log->spool->refused[log->kind], ROOM_FOUND);
         return SS_OK;
     }
     log->room = 0;
     if (never_fits(log, need))
-        return ss_fail(reterr, SS_STOP, SS_SPOOL_TOO_LARGE,
-                       "%s/%s: one transaction needs more than %llu bytes and %s may hold %llu; raise spool.max_size "
-                       "and restart the agent",
-                       log->spool->dir, ss_kind_name(log->kind), (unsigned long long)(transaction_bytes(log) + need),
-                       log->kind == SS_LOG_COPY ? "the copy log (half of spool.max_size)" : "the spool",
-                       (unsigned long long)limit);
+        return too_large(log, need, reterr);
+    log->refused_need = need;
+    atomic_store(&log->spool->refused[log->kind], shared ? ROOM_SHARED : ROOM_OWN);
+    bool copy = log->kind == SS_LOG_COPY;
     return ss_fail(reterr, SS_BUSY, SS_SPOOL_FULL,
-                   "%s is full: both logs hold %llu of %llu bytes (%s %llu of at most %llu); capture waits for the routes",
-                   log->spool->dir, (unsigned long long)(hold + other), (unsigned long long)quota,
-                   ss_kind_name(log->kind), (unsigned long long)hold, (unsigned long long)limit);
+                   "%s has no room%s: the %s log holds %llu bytes of at most %llu%s, both logs %llu of %llu; %s waits for "
+                   "the routes",
+                   log->spool->dir, copy ? " for the copy" : "", ss_kind_name(log->kind), (unsigned long long)hold,
+                   (unsigned long long)ss_log_limit(log), copy ? " (half of spool.max_size)" : "",
+                   (unsigned long long)(hold + other), (unsigned long long)quota, copy ? "the copy" : "capture");
+}
+
+void ss_log_look_for_room(ss_log *log) {
+    bool shared;
+    if (atomic_load(&log->spool->refused[log->kind]) != ROOM_FOUND && room_now(log, &shared) >= log->refused_need)
+        atomic_store(&log->spool->refused[log->kind], ROOM_FOUND);
 }
 
 /* ---- appending ---- */
@@ -281,7 +321,7 @@ ss_status ss_log_append(ss_log *log, ss_bytes record, uint64_t schema_id, uint64
         list_in_frame(log, schema_id);
     for (size_t i = 0; i < log->next_ids_count; i++)
         list_in_frame(log, log->next_ids[i]);
-    log->next_ids_count = 0;
+    forget_next_ids(log);
     if (ret_sequence != NULL)
         *ret_sequence = log->next;
     log->next++;

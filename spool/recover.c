@@ -507,7 +507,7 @@ ss_status ss_log_open(ss_spool *spool, ss_log_kind kind, ss_log **ret, ss_error 
         return ss_fail(reterr, SS_RETRY, SS_SPOOL_MEMORY, "out of memory opening %s", spool->dir);
     log->spool = spool;
     log->kind = kind;
-    log->segment_serial = log->frame_serial = 1; /* 0 is "never" */
+    log->segment_serial = log->frame_serial = log->next_serial = 1; /* 0 is "never" */
     ss_meta_init(&log->meta);
     ss_buf_init(&log->open);
     ss_buf_init(&log->ready);
@@ -529,6 +529,7 @@ ss_status ss_log_open(ss_spool *spool, ss_log_kind kind, ss_log **ret, ss_error 
 void ss_log_close(ss_log *log) {
     if (log == NULL)
         return;
+    atomic_store(&log->spool->refused[log->kind], ROOM_FOUND);
     ss_segment_close(log->segment);
     ss_cursors_close(log->cursors);
     free(log->leftover);

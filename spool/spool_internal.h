@@ -126,6 +126,7 @@ typedef struct {
     ss_bytes packed;    /* heap */
     uint64_t in_frame;  /* writer: serial of the last frame that lists it */
     uint64_t in_segment; /* writer: serial of the last segment that holds it */
+    uint64_t in_next;    /* writer: serial of the last next record that uses it */
 } ss_schema_entry;
 typedef struct {
     ss_schema_entry *slots;
@@ -145,7 +146,10 @@ struct ss_spool {
     ss_spool_options options;
     int lock_fd;
     _Atomic uint64_t used[2]; /* bytes of each log's files; each log's thread stores its own, anyone loads */
+    _Atomic int refused[2];   /* ROOM_…: why the log's last append found no room; each log's thread stores its own */
 };
+
+enum { ROOM_FOUND, ROOM_OWN, ROOM_SHARED }; /* _OWN: the log's own limit; _SHARED: what both may hold together */
 
 /* A frame that waits for its commit: `len` bytes at `at` of log->ready. */
 typedef struct {
@@ -194,8 +198,10 @@ struct ss_log {
     bool mark_waiting; /* the mark is not durable yet */
     int64_t since_ms;  /* when the oldest pending record came */
     uint64_t room;     /* bytes that may be appended before the quota is looked at again */
-    uint64_t *next_ids; /* schemas of the record appended next */
+    uint64_t refused_need; /* bytes that found no room, while spool->refused says so */
+    uint64_t *next_ids; /* schemas of the record appended next, each once */
     size_t next_ids_count, next_ids_cap;
+    uint64_t next_serial; /* of that record */
     int64_t reader_check_ms;
     ss_cursors *cursors; /* opened by the first trim */
     ZSTD_CCtx *zstd;
@@ -220,6 +226,7 @@ SS_MUST ss_status ss_log_finish_roll(ss_log *log, ss_error *reterr);
 SS_MUST ss_status ss_log_mark_old(ss_log *log, size_t index, ss_error *reterr);
 char *ss_log_path(const ss_log *log, size_t index); /* of names.items[index], on the heap */
 uint64_t ss_log_limit(const ss_log *log); /* quota of this log alone */
+void ss_log_look_for_room(ss_log *log);   /* takes a refusal back once there is room for what was refused */
 void ss_log_measure(ss_log *log);         /* the newest segment's size into names and used */
 /* The room that the segment keeps back for its seal and for recovery's deletes. */
 uint64_t ss_segment_reserve_pages(uint64_t pages);

@@ -18,11 +18,16 @@ static ss_status consumers(ss_log *log, size_t *ret_count, uint64_t *ret_least, 
     return ss_cursors_least(log->cursors, log->kind, log->meta.committed, ret_count, ret_least, reterr);
 }
 
-/* `retain` yields when less than an eighth of the quota is left. */
+/* `retain` yields when less than an eighth of what may be held is left, by this log or by both, and whenever somebody found
+ * no room: what an append counts and has not written yet is not in the files' sizes. */
 static bool pressed(const ss_log *log) {
-    uint64_t quota = log->spool->options.max_size;
-    uint64_t used = atomic_load(&log->spool->used[0]) + atomic_load(&log->spool->used[1]);
-    return quota != 0 && used + quota / 8 > quota;
+    uint64_t quota = log->spool->options.max_size, limit = ss_log_limit(log);
+    uint64_t own = atomic_load(&log->spool->used[log->kind]), other = atomic_load(&log->spool->used[!log->kind]);
+    if (quota == 0)
+        return false;
+    return own + other + quota / 8 > quota || own + limit / 8 > limit ||
+           atomic_load(&log->spool->refused[log->kind]) != ROOM_FOUND ||
+           atomic_load(&log->spool->refused[!log->kind]) == ROOM_SHARED;
 }
 
 static bool retained(const ss_log *log, const ss_segment_name *name) {
@@ -55,7 +60,7 @@ static ss_status remove_oldest(ss_log *log, ss_error *reterr) {
 /* The newest segment is never removed; when all in it is applied and its room is wanted, a fresh one takes its place. */
 static ss_status roll_when_applied(ss_log *log, uint64_t least, ss_error *reterr) {
     const ss_segment_name *newest = &log->names.items[log->names.count - 1];
-    bool wanted = log->kind == SS_LOG_COPY ? newest->bytes > COPY_ROLL_BYTES : pressed(log);
+    bool wanted = (log->kind == SS_LOG_COPY && newest->bytes > COPY_ROLL_BYTES) || pressed(log);
     if (!wanted || least < log->meta.committed || log->disk_last != log->meta.committed ||
         log->meta.committed < newest->first)
         return SS_OK;
@@ -77,6 +82,7 @@ ss_status ss_log_seal_waiting(ss_log *log, ss_error *reterr) {
 ss_status ss_log_trim(ss_log *log, uint64_t *ret_removed, ss_error *reterr) {
     uint64_t removed = 0, least = 0;
     size_t count = 0;
+    ss_log_look_for_room(log);
     ss_status status = ss_log_reopen(log, reterr);
     if (status == SS_OK)
         status = ss_log_finish_roll(log, reterr);

@@ -42,7 +42,9 @@ typedef enum { SS_LOG_COPY, SS_LOG_STREAM } ss_log_kind;
 
 typedef struct {
     uint64_t segment_size;    /* bytes, 0: 256 MiB; at most an eighth of max_size, at least 1 MiB; fixed at creation */
-    uint64_t max_size;        /* quota of both logs, bytes; the copy log may hold half of it; 0: none */
+    uint64_t max_size;        /* quota of both logs, bytes; 0: none. The copy log may hold half of it. The stream leaves the copy
+                                 log an eighth of it, at least 1.5 MiB (at most half): while tables are copied the stream
+                                 cannot be trimmed, and a copy without room would never end */
     uint64_t retain_ms;       /* applied stream segments are kept so long */
     size_t frame_bytes;       /* 0: 256 KiB of payload before compression */
     int zstd_level;           /* 0: 1 */

@@ -219,7 +219,7 @@ static void retain_holds_and_yields(void **state) {
     must(ss_cursors_set(cursors, "r", SS_LOG_STREAM, n, true, &t.err), &t);
     must(ss_log_trim(t.log, &removed, &t.err), &t);
     assert_int_equal(removed, 0);
-    for (int i = 0; i < 9500; i++)
+    for (int i = 0; i < 8400; i++)
         append_random(&t, ++n, 1000);
     mark(&t, "p");
     flush_now(&t);
@@ -274,6 +274,90 @@ static void stops_at_the_quota_and_goes_on(void **state) {
     assert_string_equal(t.err.code, SS_SPOOL_TOO_LARGE);
     must(ss_log_rewind(t.log, &t.err), &t);
     assert_int_equal(count_files(&t, "stream-"), 1);
+    test_spool_end(&t);
+}
+
+/* While tables are copied nothing of the stream can be trimmed: however full it is, the copy finds room. */
+static void a_full_stream_leaves_a_copy_room(void **state) {
+    (void)state;
+    for (uint64_t quota = (uint64_t)4 << 20; quota <= (uint64_t)32 << 20; quota *= 2) {
+        test_spool t = test_spool_begin(&(ss_spool_options){.segment_size = 1 << 20, .max_size = quota});
+        uint64_t n = 0, used, removed, sequence;
+        ss_log *copy;
+        ss_cursors *cursors;
+        size_t len = ((size_t)1 << 20) + 4096;
+        uint8_t *record = malloc(len);
+        assert_non_null(record);
+        assert_int_equal(fill(&t, &n, 10), SS_BUSY);
+        assert_string_equal(t.err.code, SS_SPOOL_FULL);
+        assert_non_null(strstr(t.err.text, "capture waits"));
+        must(ss_log_open(t.spool, SS_LOG_COPY, &copy, &t.err), &t);
+        must(ss_cursors_open(t.path, "s", &cursors, &t.err), &t);
+        ss_status status = SS_OK;
+        for (uint64_t i = 1; i <= 12; i++) { /* the route loads each piece as soon as the log is full */
+            fill_random(record, len, i);
+            while ((status = ss_log_append(copy, ss_bytes_of(record, len), 0, &sequence, &t.err)) == SS_BUSY) {
+                uint64_t before = ss_log_get_state(copy)->first;
+                assert_string_equal(t.err.code, SS_SPOOL_FULL);
+                assert_non_null(strstr(t.err.text, "the copy waits"));
+                must(ss_cursors_set(cursors, "r", SS_LOG_COPY, i - 1, true, &t.err), &t);
+                must(ss_log_trim(copy, &removed, &t.err), &t);
+                assert_true(ss_log_get_state(copy)->first > before); /* else it would stand still for ever */
+            }
+            assert_int_equal(status, SS_OK);
+            ss_log_mark_whole(copy, ss_bytes_str(""));
+            must(ss_log_flush(copy, true, NULL, &t.err), &t);
+        }
+        must(ss_spool_usage(t.spool, &used, &sequence, &t.err), &t);
+        assert_true(used <= quota);
+        ss_cursors_close(cursors);
+        ss_log_close(copy);
+        free(record);
+        test_spool_end(&t);
+    }
+}
+
+/* What waits in memory counts for the quota, so it counts for `retain` too. */
+static void retain_yields_to_what_waits_in_memory(void **state) {
+    (void)state;
+    test_spool t =
+        test_spool_begin(&(ss_spool_options){.segment_size = 1 << 20, .retain_ms = 3600000, .max_size = 8 << 20});
+    ss_cursors *cursors;
+    uint64_t removed, n = 0;
+    for (int i = 0; i < 3000; i++)
+        append_random(&t, ++n, 1000);
+    mark(&t, "p");
+    flush_now(&t);
+    must(ss_cursors_open(t.path, "s", &cursors, &t.err), &t);
+    must(ss_cursors_set(cursors, "r", SS_LOG_STREAM, n, true, &t.err), &t);
+    must(ss_log_trim(t.log, &removed, &t.err), &t);
+    assert_int_equal(removed, 0);
+    assert_int_equal(fill(&t, &n, 0), SS_BUSY);
+    must(ss_log_trim(t.log, &removed, &t.err), &t);
+    assert_true(removed >= 2);
+    assert_int_equal(fill(&t, &n, 0), SS_STOP); /* and now it is a transaction that never fits */
+    ss_cursors_close(cursors);
+    test_spool_end(&t);
+}
+
+/* A TRUNCATE of several tables that is offered again and again while the log is full says its schemas once. */
+static void says_a_schema_once(void **state) {
+    (void)state;
+    test_spool t = test_spool_begin(NULL);
+    must(ss_log_put_schema(t.log, 7, ss_bytes_str("seven"), &t.err), &t);
+    must(ss_log_put_schema(t.log, 8, ss_bytes_str("eight"), &t.err), &t);
+    for (int i = 0; i < 1000; i++) {
+        must(ss_log_use_schema(t.log, 7, &t.err), &t);
+        must(ss_log_use_schema(t.log, 8, &t.err), &t);
+    }
+    assert_int_equal(t.log->next_ids_count, 2);
+    append_one(&t, 1, 10);
+    assert_int_equal(t.log->next_ids_count, 0);
+    must(ss_log_use_schema(t.log, 7, &t.err), &t); /* the next record says it anew */
+    assert_int_equal(t.log->next_ids_count, 1);
+    must(ss_log_rewind(t.log, &t.err), &t);
+    must(ss_log_use_schema(t.log, 7, &t.err), &t);
+    assert_int_equal(t.log->next_ids_count, 1);
     test_spool_end(&t);
 }
 
@@ -347,6 +431,9 @@ int main(void) {
         cmocka_unit_test(trims_what_every_consumer_has_passed),
         cmocka_unit_test(retain_holds_and_yields),
         cmocka_unit_test(stops_at_the_quota_and_goes_on),
+        cmocka_unit_test(a_full_stream_leaves_a_copy_room),
+        cmocka_unit_test(retain_yields_to_what_waits_in_memory),
+        cmocka_unit_test(says_a_schema_once),
         cmocka_unit_test(one_writer),
         cmocka_unit_test(keeps_identity_and_epoch),
         cmocka_unit_test(moves_a_position_without_records),
