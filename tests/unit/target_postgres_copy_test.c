@@ -261,6 +261,72 @@ static void test_resync_beside(void **state) {
     ss_target_postgres.close(t);
 }
 
+static void make_family(ss_target *t) {
+    static const char *const names[] = {"a", "b"};
+    static const char *const ddl[] = {"CREATE TABLE public.a (id integer NOT NULL, v text)",
+                                      "CREATE TABLE public.b () INHERITS (public.a)"};
+    for (int i = 0; i < 2; i++) {
+        char of[20];
+        snprintf(of, sizeof of, "public.%s", names[i]);
+        OK(ss_target_postgres.copy_object(t, object("pre", "table", names[i], of, ddl[i], false),
+                                          &err));
+    }
+}
+
+/* A child's rows are not its parent's: nothing done to the parent touches them. */
+static void test_inheritance(void **state) {
+    (void)state;
+    ss_target *t = target_open();
+    Sidespool__Schema *a = schema("a", "id integer*; v text"),
+                      *b = schema("b", "id integer*; v text");
+    ss_progress p = progress_at(10);
+    for (int attempt = 1; attempt <= 2; attempt++) { /* the second drops both half-loaded tables */
+        ss_table_state states[] = {state_of("a", SS_TABLE_COPYING, (uint64_t)attempt),
+                                   state_of("b", SS_TABLE_COPYING, (uint64_t)attempt)};
+        OK(ss_target_postgres.copy_begin(t, &BEGIN, states, 2, &p, &err));
+        make_family(t);
+        load(t, a, &states[0], 20, 1, 50);
+        load(t, b, &states[1], 21, 1, 7);
+    }
+    assert_string_equal(ask("SELECT count(*) FROM public.a"), "57");
+    /* The parent alone begins again: its child stays, so it is emptied and not dropped. */
+    ss_table_state again = state_of("a", SS_TABLE_COPYING, 3);
+    OK(ss_target_postgres.copy_begin(t, &BEGIN, &again, 1, &p, &err));
+    assert_string_equal(ask("SELECT count(*) FROM ONLY public.a"), "0");
+    assert_string_equal(ask("SELECT count(*) FROM public.b"), "7");
+    load(t, a, &again, 30, 1, 9);
+    again.loaded = true;
+    again.status = SS_TABLE_READY;
+    OK(ss_target_postgres.copy_table(t, a, &p, &again, &err));
+    /* A resync of the parent. */
+    again = state_of("a", SS_TABLE_COPYING, 4);
+    again.beside = true;
+    OK(ss_target_postgres.copy_begin(t, &BEGIN, &again, 1, &p, &err));
+    load(t, a, &again, 40, 1, 20);
+    again.loaded = true;
+    OK(ss_target_postgres.copy_table(t, a, &p, &again, &err));
+    again.status = SS_TABLE_READY;
+    OK(ss_target_postgres.copy_replace(t, &again, 1, &p, &err));
+    assert_string_equal(ask("SELECT count(*) FROM ONLY public.a"), "20");
+    assert_string_equal(ask("SELECT count(*) FROM public.b"), "7");
+    ss_target_postgres.close(t);
+    /* Adopting: a parent without rows of its own is not in the way; one with rows loses only them.
+     */
+    sql("DROP SCHEMA sidespool CASCADE; DELETE FROM ONLY public.a");
+    t = target_open();
+    again = state_of("a", SS_TABLE_COPYING, 1);
+    OK(ss_target_postgres.copy_begin(t, &BEGIN, &again, 1, &p, &err));
+    ss_target_postgres.close(t);
+    sql("DROP SCHEMA sidespool CASCADE; INSERT INTO public.a VALUES (1, 'mine')");
+    env.adopt = true;
+    t = target_open();
+    OK(ss_target_postgres.copy_begin(t, &BEGIN, &again, 1, &p, &err));
+    env.adopt = false;
+    assert_string_equal(ask("SELECT count(*) FROM ONLY public.a"), "0");
+    assert_string_equal(ask("SELECT count(*) FROM public.b"), "7");
+    ss_target_postgres.close(t);
+}
+
 static void test_resync_with_other_columns(void **state) {
     (void)state;
     ss_target *t = target_open();
@@ -401,6 +467,7 @@ int main(void) {
         T(test_tables_in_the_way),
         T(test_interrupted_copy_starts_again),
         T(test_resync_beside),
+        T(test_inheritance),
         T(test_resync_with_other_columns),
         T(test_digest),
         T(test_check),

@@ -60,6 +60,7 @@ static ss_status exists(ss_target *t, const char *ns, const char *name, bool *re
     ss_buf sql;
     ss_buf_init(&sql);
     ss_buf_put_str(&sql, "SELECT EXISTS (SELECT FROM ");
+    ss_buf_put_str(&sql, kind == 'p' ? "" : "ONLY ");
     ss_tgt_put_ident(&sql, ns);
     ss_buf_put_byte(&sql, '.');
     ss_tgt_put_ident(&sql, name);
@@ -106,9 +107,14 @@ static ss_status refuse_strangers(ss_target *t, const ss_table_state *states, si
                    found, found == 1 ? "" : "s", names, found == 1 ? "it" : "them");
 }
 
-ss_status ss_tgt_empty(ss_target *t, const char *ns, const char *name, ss_error *reterr) {
+static ss_status empty(ss_target *t, const char *ns, const char *name, ss_error *reterr) {
+    const char *only = "";
+    ss_status status = ss_tgt_only(t, ns, name, &only, reterr);
+    if (status != SS_OK)
+        return status;
     ss_buf sql;
     ss_buf_init(&sql);
+    ss_buf_put_str(&sql, only);
     ss_tgt_put_ident(&sql, ns);
     ss_buf_put_byte(&sql, '.');
     ss_tgt_put_ident(&sql, name);
@@ -123,7 +129,6 @@ ss_status ss_tgt_empty(ss_target *t, const char *ns, const char *name, ss_error 
     }
     PGresult *res = PQexec(t->conn, text);
     const char *state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
-    ss_status status = SS_OK;
     if (PQresultStatus(res) != PGRES_COMMAND_OK && state != NULL && strcmp(state, "0A000") == 0) {
         /* A foreign key of another table forbids TRUNCATE; DELETE (replica role: no trigger) does
          * the same. */
@@ -140,20 +145,75 @@ ss_status ss_tgt_empty(ss_target *t, const char *ns, const char *name, ss_error 
     return status;
 }
 
-static ss_status drop_half(ss_target *t, const char *ns, const char *name, ss_error *reterr) {
+/* Half loaded by an earlier attempt, and made by it: of no use to anybody. */
+static ss_status is_half(ss_target *t, const ss_table_state *s, bool *ret, ss_error *reterr) {
+    ss_tgt_beside was = {0};
+    bool there = false, rows = false;
+    *ret = false;
+    if (s->beside)
+        return SS_OK;
+    ss_status status = ss_tgt_beside_get(t, s->ns, s->name, &was, reterr);
+    if (status == SS_OK && was.known && !was.kept)
+        status = exists(t, s->ns, s->name, &there, &rows, reterr);
+    *ret = status == SS_OK && there;
+    return status;
+}
+
+/* Whether each table that inherits from this one goes, too. */
+static ss_status children_go(ss_target *t, const ss_table_state *states, size_t count,
+                             const bool *half, size_t of, bool *ret, ss_error *reterr) {
+    PGresult *res = NULL;
+    ss_status status = ss_tgt_children(t, states[of].ns, states[of].name, &res, reterr);
+    if (status != SS_OK)
+        return status;
+    *ret = true;
+    for (int i = 0; i < PQntuples(res) && *ret; i++) {
+        bool goes = false;
+        for (size_t k = 0; k < count && !goes; k++)
+            goes = half[k] && strcmp(states[k].ns, PQgetvalue(res, i, 0)) == 0 &&
+                   strcmp(states[k].name, PQgetvalue(res, i, 1)) == 0;
+        *ret = goes;
+    }
+    PQclear(res);
+    return SS_OK;
+}
+
+/* Drops the half-loaded tables together, so that parents and children, and those that foreign keys
+ * tie, need no order. A parent of a table that stays is left for begin_table to empty. */
+static ss_status drop_halves(ss_target *t, const ss_table_state *states, size_t count,
+                             ss_error *reterr) {
+    bool *half = calloc(count + 1, sizeof *half);
+    if (half == NULL)
+        return ss_tgt_nomem(reterr);
     ss_buf sql;
     ss_buf_init(&sql);
-    ss_buf_put_str(&sql, "DROP TABLE ");
-    ss_tgt_put_ident(&sql, ns);
-    ss_buf_put_byte(&sql, '.');
-    ss_tgt_put_ident(&sql, name);
-    const char *text = ss_buf_cstr(&sql);
-    char what[200];
-    snprintf(what, sizeof what, "dropping the half-loaded table %s.%s", ns, name);
-    ss_status status = sql.bad ? ss_tgt_nomem(reterr) : ss_tgt_exec(t, what, text, reterr);
+    ss_status status = SS_OK;
+    size_t found = 0, last = 0;
+    for (size_t i = 0; i < count && status == SS_OK; i++)
+        status = is_half(t, &states[i], &half[i], reterr);
+    for (size_t i = 0; i < count && status == SS_OK; i++) {
+        bool goes = false;
+        if (half[i])
+            status = children_go(t, states, count, half, i, &goes, reterr);
+        if (status != SS_OK || !goes)
+            continue;
+        ss_buf_put_str(&sql, found++ > 0 ? ", " : "DROP TABLE ");
+        ss_tgt_put_ident(&sql, states[i].ns);
+        ss_buf_put_byte(&sql, '.');
+        ss_tgt_put_ident(&sql, states[i].name);
+        last = i;
+    }
+    if (status == SS_OK && found > 0) {
+        char what[240];
+        snprintf(what, sizeof what, "dropping the half-loaded table %s.%s%s", states[last].ns,
+                 states[last].name, found > 1 ? " and others" : "");
+        const char *text = ss_buf_cstr(&sql);
+        status = sql.bad ? ss_tgt_nomem(reterr) : ss_tgt_exec(t, what, text, reterr);
+        if (status == SS_STOP && reterr != NULL)
+            reterr->code = "SS-TGT-0016";
+    }
     ss_buf_done(&sql);
-    if (status == SS_STOP && reterr != NULL)
-        reterr->code = "SS-TGT-0016";
+    free(half);
     return status;
 }
 
@@ -178,14 +238,13 @@ static ss_status begin_table(ss_target *t, const ss_table_state *s, ss_error *re
         status = exists(t, s->ns, s->name, &there, &rows, reterr);
     bool kept = there;
     if (status == SS_OK && there && !s->beside) {
-        if (was.known && !was.kept) {
-            status = drop_half(t, s->ns, s->name, reterr);
-            kept = false;
-        } else if (rows) {
-            status = ss_tgt_empty(t, s->ns, s->name, reterr);
+        /* One that an earlier attempt made is only here still when others inherit from it. */
+        kept = !was.known || was.kept;
+        if (rows)
+            status = empty(t, s->ns, s->name, reterr);
+        if (rows && kept && status == SS_OK)
             SS_LOG(SS_INFO, "table_emptied", SS_S("route", t->env->route), SS_S("ns", s->ns),
                    SS_S("table", s->name));
-        }
     }
     ss_table_state state = *s;
     state.beside = s->beside && there; /* its old rows are gone: it is loaded in place */
@@ -200,6 +259,8 @@ ss_status ss_tgt_copy_begin(ss_target *t, const Sidespool__CopyBegin *begin, ss_
     ss_status status = ss_tgt_copy_tx(t, reterr);
     if (status == SS_OK)
         status = refuse_strangers(t, states, count, reterr);
+    if (status == SS_OK)
+        status = drop_halves(t, states, count, reterr);
     for (size_t i = 0; i < count && status == SS_OK; i++)
         status = begin_table(t, &states[i], reterr);
     if (status == SS_OK)

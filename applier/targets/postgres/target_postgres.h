@@ -165,6 +165,12 @@ SS_MUST ss_status ss_tgt_table_get(ss_target *t, const Sidespool__Schema *schema
                                    ss_tgt_table **ret, ss_error *reterr);
 SS_MUST ss_status ss_tgt_table_load(ss_target *t, const Sidespool__Schema *schema, const char *ns,
                                     const char *name, ss_tgt_table **ret, ss_error *reterr);
+/* *ret: "ONLY ", or "" for a partitioned table. */
+SS_MUST ss_status ss_tgt_only(ss_target *t, const char *ns, const char *name, const char **ret,
+                              ss_error *reterr);
+/* Rows (schema, name): every table that inherits from a plain one, however deep. */
+SS_MUST ss_status ss_tgt_children(ss_target *t, const char *ns, const char *name, PGresult **ret,
+                                  ss_error *reterr);
 void ss_tgt_table_free(ss_tgt_table *table);
 void ss_tgt_tables_forget(ss_target *t);
 SS_MUST ss_status ss_tgt_compare(ss_target *t, const Sidespool__Schema *schema, ss_error *reterr);
@@ -249,7 +255,6 @@ SS_MUST ss_status ss_tgt_beside_get(ss_target *t, const char *ns, const char *na
                                     ss_tgt_beside *ret, ss_error *reterr);
 SS_MUST ss_status ss_tgt_beside_drop(ss_target *t, const char *ns, const char *name,
                                      ss_error *reterr);
-SS_MUST ss_status ss_tgt_empty(ss_target *t, const char *ns, const char *name, ss_error *reterr);
 /* A copy's key index while it has no other. */
 SS_MUST ss_status ss_tgt_beside_index(ss_target *t, const Sidespool__Schema *schema,
                                       ss_error *reterr);

@@ -181,8 +181,11 @@ static ss_status replace_rows(ss_target *t, const ss_table_state *s, uint64_t nu
     ss_buf columns;
     ss_buf_init(&columns);
     ss_status status = insert_columns(t, s, &columns, reterr);
+    const char *only = "";
+    if (status == SS_OK)
+        status = ss_tgt_only(t, s->ns, s->name, &only, reterr);
     ss_buf_clear(&t->sql);
-    ss_buf_put_str(&t->sql, "DELETE FROM ");
+    ss_buf_printf(&t->sql, "DELETE FROM %s", only);
     put_name(&t->sql, s->ns, s->name);
     ss_buf_put_str(&t->sql, "; INSERT INTO ");
     put_name(&t->sql, s->ns, s->name);
@@ -197,8 +200,29 @@ static ss_status replace_rows(ss_target *t, const ss_table_state *s, uint64_t nu
     return status == SS_OK ? run(t, what, reterr) : status;
 }
 
+/* Inheritance children cannot pass to another parent without being made anew themselves. */
+static ss_status childless(ss_target *t, const ss_table_state *s, ss_error *reterr) {
+    PGresult *res = NULL;
+    ss_status status = ss_tgt_children(t, s->ns, s->name, &res, reterr);
+    if (status != SS_OK)
+        return status;
+    if (PQntuples(res) > 0)
+        status =
+            ss_fail(reterr, SS_STOP, "SS-TGT-0016",
+                    "Table %s.%s has other columns than its source and tables that inherit from it "
+                    "on the target (%s.%s%s): ALTER it, which alters them too, and resync it, or "
+                    "drop them all and resync them.",
+                    s->ns, s->name, PQgetvalue(res, 0, 0), PQgetvalue(res, 0, 1),
+                    PQntuples(res) > 1 ? " and others" : "");
+    PQclear(res);
+    return status;
+}
+
 static ss_status replace_table(ss_target *t, const ss_table_state *s, uint64_t number,
                                ss_error *reterr) {
+    ss_status status = childless(t, s, reterr);
+    if (status != SS_OK)
+        return status;
     ss_buf_clear(&t->sql);
     ss_buf_put_str(&t->sql, "DROP TABLE ");
     put_name(&t->sql, s->ns, s->name);
@@ -210,7 +234,7 @@ static ss_status replace_table(ss_target *t, const ss_table_state *s, uint64_t n
     ss_tgt_put_ident(&t->sql, s->name);
     char what[200];
     snprintf(what, sizeof what, "replacing table %s.%s by one with other columns", s->ns, s->name);
-    ss_status status = run(t, what, reterr);
+    status = run(t, what, reterr);
     if (status == SS_STOP && reterr != NULL)
         reterr->code = "SS-TGT-0016";
     return status == SS_OK ? ss_tgt_objects_of_table(t, s->ns, s->name, reterr) : status;

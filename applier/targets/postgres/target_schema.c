@@ -214,6 +214,41 @@ static ss_status harmless(ss_target *t, const char *ns, const char *name, ss_err
     return status;
 }
 
+/* "ONLY " for a table that others may inherit from: their rows are not its own. A partitioned
+ * table has no others. */
+static const char *only_of(char kind) {
+    return kind == 'p' ? "" : "ONLY ";
+}
+
+ss_status ss_tgt_only(ss_target *t, const char *ns, const char *name, const char **ret,
+                      ss_error *reterr) {
+    const char *values[] = {ns, name};
+    PGresult *res = NULL;
+    ss_status status =
+        ss_tgt_query(t, "reading the table's kind",
+                     "SELECT r.relkind FROM pg_class r JOIN pg_namespace n ON n.oid = "
+                     "r.relnamespace WHERE n.nspname = $1 AND r.relname = $2",
+                     2, values, &res, reterr);
+    if (status == SS_OK) {
+        *ret = only_of(PQntuples(res) == 1 ? PQgetvalue(res, 0, 0)[0] : 'r');
+        PQclear(res);
+    }
+    return status;
+}
+
+ss_status ss_tgt_children(ss_target *t, const char *ns, const char *name, PGresult **ret,
+                          ss_error *reterr) {
+    const char *values[] = {ns, name};
+    return ss_tgt_query(
+        t, "looking for inheritance children",
+        "WITH RECURSIVE c(oid) AS (SELECT r.oid FROM pg_class r JOIN pg_namespace n ON n.oid = "
+        "r.relnamespace WHERE n.nspname = $1 AND r.relname = $2 AND r.relkind = 'r' UNION SELECT "
+        "i.inhrelid FROM pg_inherits i JOIN c ON c.oid = i.inhparent) SELECT n.nspname, r.relname "
+        "FROM c JOIN pg_class r ON r.oid = c.oid JOIN pg_namespace n ON n.oid = r.relnamespace "
+        "WHERE NOT (n.nspname = $1 AND r.relname = $2) ORDER BY 1, 2",
+        2, values, ret, reterr);
+}
+
 /* ns.name is where the rows are (the table, or where a resync loads it). */
 static ss_status relation(ss_target *t, ss_tgt_table *table, const Sidespool__Schema *schema,
                           const char *ns, const char *name, ss_error *reterr) {
@@ -239,7 +274,7 @@ static ss_status relation(ss_target *t, ss_tgt_table *table, const Sidespool__Sc
                        "%s.%s on the target is not a table (kind %c): rename it and resync.", ns,
                        name, kind);
     table->partitioned = kind == 'p';
-    table->only = table->partitioned ? "" : "ONLY ";
+    table->only = only_of(kind);
     ss_buf buf;
     ss_buf_init(&buf);
     ss_tgt_put_ident(&buf, ns);
