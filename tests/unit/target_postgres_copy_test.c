@@ -261,6 +261,38 @@ static void test_resync_beside(void **state) {
     ss_target_postgres.close(t);
 }
 
+/* Each resync loads another copy_<n>: nothing prepared for the last one is used. */
+static void test_resync_twice_in_one_session(void **state) {
+    (void)state;
+    ss_target *t = target_open();
+    Sidespool__Schema *a = schema("a", "id integer*; v text"),
+                      *b = schema("b", "id integer*; v text");
+    fresh(t, a, b);
+    for (uint64_t generation = 2; generation <= 4; generation++) {
+        ss_table_state again = state_of("a", SS_TABLE_COPYING, generation);
+        again.beside = true;
+        ss_progress p = progress_at(30);
+        OK(ss_target_postgres.copy_begin(t, &BEGIN, &again, 1, &p, &err));
+        load(t, a, &again, 40, 1, 10);
+        again.loaded = true;
+        again.status = SS_TABLE_CATCHING_UP;
+        OK(ss_target_postgres.copy_table(t, a, &p, &again, &err));
+        for (int way = 0; way < 2; way++) { /* set-wise and one by one */
+            hand *h = batch_of(a, 30);
+            DELETE(h, way == 0 ? "1" : "3", ABSENT);
+            DELETE(h, way == 0 ? "2" : "4", ABSENT);
+            grouped(h, "");
+            h->table.ordered = way == 1;
+            h->batch.beside = "a";
+            OK(ss_target_postgres.apply(t, &h->batch, &err));
+        }
+        again.status = SS_TABLE_READY;
+        OK(ss_target_postgres.copy_replace(t, &again, 1, &p, &err));
+        assert_string_equal(ask("SELECT count(*) FROM public.a"), "6");
+    }
+    ss_target_postgres.close(t);
+}
+
 static void make_family(ss_target *t) {
     static const char *const names[] = {"a", "b"};
     static const char *const ddl[] = {"CREATE TABLE public.a (id integer NOT NULL, v text)",
@@ -467,6 +499,7 @@ int main(void) {
         T(test_tables_in_the_way),
         T(test_interrupted_copy_starts_again),
         T(test_resync_beside),
+        T(test_resync_twice_in_one_session),
         T(test_inheritance),
         T(test_resync_with_other_columns),
         T(test_digest),

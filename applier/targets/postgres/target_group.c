@@ -154,8 +154,7 @@ static ss_status statement(ss_target *t, const ss_tgt_table *table, const Sidesp
     ss_buf_clear(&t->key);
     ss_buf_put_byte(&t->key, 'G');
     ss_buf_put_byte(&t->key, (uint8_t)group->op);
-    ss_buf_put_byte(&t->key, table->beside);
-    ss_buf_put(&t->key, &schema->id, sizeof schema->id);
+    ss_buf_put(&t->key, &table->serial, sizeof table->serial);
     for (uint32_t i = 0; i < table->count; i++)
         ss_buf_put_byte(&t->key, written(group, i));
     if (t->key.bad)

@@ -39,8 +39,7 @@ static ss_status plan(ss_target *t, one *o, const uint8_t *kinds, uint64_t seque
     ss_buf_clear(&t->key);
     ss_buf_put_byte(&t->key, 'O');
     ss_buf_put_byte(&t->key, (uint8_t)o->op);
-    ss_buf_put_byte(&t->key, o->table->beside);
-    ss_buf_put(&t->key, &o->schema->id, sizeof o->schema->id);
+    ss_buf_put(&t->key, &o->table->serial, sizeof o->table->serial);
     size_t at = t->key.len;
     for (uint32_t i = 0; i < o->table->count; i++)
         ss_buf_put_byte(&t->key, 0);

@@ -46,8 +46,10 @@ typedef struct ss_tgt_table {
     struct ss_tgt_table *next;
     ss_arena *arena;
     uint64_t schema_id;
-    bool beside;       /* sidespool.copy_<n> */
-    const char *name;  /* quoted, qualified: what statements say */
+    uint64_t serial;  /* of this reading of the table: statements made for an earlier one, such as a
+                         copy_<n> that is gone, are not found again */
+    bool beside;      /* sidespool.copy_<n> */
+    const char *name; /* quoted, qualified: what statements say */
     const char *shown; /* ns.name, for people */
     const char *only;  /* "ONLY ", or "" for a partitioned table */
     bool partitioned;
@@ -89,6 +91,7 @@ struct ss_target {
     uint64_t attempt; /* counts apply attempts */
 
     ss_tgt_table *tables;
+    uint64_t table_serial;
 
     ss_tgt_stmt *slots[SS_TGT_STMT_SLOTS];
     ss_tgt_stmt *newest, *oldest;

@@ -296,6 +296,7 @@ ss_status ss_tgt_table_load(ss_target *t, const Sidespool__Schema *schema, const
     }
     table->arena = arena;
     table->schema_id = schema->id;
+    table->serial = ++t->table_serial;
     const char *values[] = {ns, name};
     PGresult *res = NULL;
     ss_status status = relation(t, table, schema, ns, name, reterr);
