@@ -32,6 +32,42 @@ def test_halts_and_resync_goes_on(make_world, ddl, after, word):
     w.verify()
 
 
+def test_resync_after_a_column_change_while_the_table_is_written(make_world):
+    """Changes of the new shape arrive while the copy runs: they fit the table that is loaded, not the one in place."""
+    import threading
+    w = make_world()
+    w.src("create table t(id int primary key, v text); insert into t select i, 'v' from generate_series(1, 20000) i")
+    w.start()
+    w.wait()
+    w.src("alter table t add extra int default 5")
+    w.src("update t set extra = 6 where id = 1")
+    w.until_state("halted")
+    stop = threading.Event()
+
+    def write():
+        cur, n = w.source.connect(w.db).cursor(), 100000
+        while not stop.is_set():
+            n += 1
+            cur.execute("insert into t values (%s, 'w', %s)", (n, n))
+            cur.execute("update t set extra = extra + 1 where id = %s", (n % 20000 + 1,))
+            cur.execute("delete from t where id = %s", (n - 50,))
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        for _ in range(2):  # the second in the same session, beside a table that has the columns
+            w.cli("resync", "--route", "shop", "public.t", check=0)
+            w.until_state("streaming", timeout=120)
+            w.wait(120)
+    finally:
+        stop.set()
+        thread.join()
+    w.wait()
+    w.assert_same("t")
+    assert "copy_restarts" not in w.applier.text()
+    w.verify()
+
+
 def test_altered_by_hand_on_both_sides(make_world):
     w = make_world()
     w.src("create table t(id int primary key, v text)")

@@ -380,6 +380,8 @@ static void test_resync_with_other_columns(void **state) {
     OK(ss_target_postgres.copy_object(t, key, &err));
     Sidespool__Schema *wider = schema("a", "id bigint*; v text");
     load(t, wider, &again, 40, 1, 10);
+    OK(ss_target_postgres.compare_schema(t, wider, &err)); /* changes go to the new one */
+    STOPS(ss_target_postgres.compare_schema(t, a, &err), "SS-TGT-0008");
     assert_string_equal(ask("SELECT count(*) FROM public.a"), "1000");
     again.loaded = true;
     OK(ss_target_postgres.copy_table(t, wider, &p, &again, &err));

@@ -176,6 +176,9 @@ SS_MUST ss_status ss_tgt_children(ss_target *t, const char *ns, const char *name
                                   ss_error *reterr);
 void ss_tgt_table_free(ss_tgt_table *table);
 void ss_tgt_tables_forget(ss_target *t);
+/* The columns of the relation ns.name against the schema; and of the one that its changes go to. */
+SS_MUST ss_status ss_tgt_compare_with(ss_target *t, const Sidespool__Schema *schema, const char *ns,
+                                      const char *name, ss_error *reterr);
 SS_MUST ss_status ss_tgt_compare(ss_target *t, const Sidespool__Schema *schema, ss_error *reterr);
 /* Appends the expression that reads `source` (of type text) as the column's type. */
 void ss_tgt_put_cast(ss_buf *out, const ss_tgt_column *column, const char *source);

@@ -103,7 +103,7 @@ ss_status ss_tgt_beside_make(ss_target *t, const Sidespool__Schema *schema, ss_e
     if (status != SS_OK || !how.beside || how.number != 0)
         return status;
     ss_error difference = {0};
-    status = ss_tgt_compare(t, schema, &difference);
+    status = ss_tgt_compare_with(t, schema, schema->ns, schema->name, &difference);
     if (status == SS_RETRY || (status != SS_OK && strcmp(difference.code, "SS-TGT-0008") != 0)) {
         *reterr = difference;
         return status;

@@ -360,10 +360,24 @@ ss_status ss_tgt_table_get(ss_target *t, const Sidespool__Schema *schema, bool b
     return SS_OK;
 }
 
-ss_status ss_tgt_compare(ss_target *t, const Sidespool__Schema *schema, ss_error *reterr) {
+ss_status ss_tgt_compare_with(ss_target *t, const Sidespool__Schema *schema, const char *ns,
+                              const char *name, ss_error *reterr) {
     ss_tgt_table *table = NULL;
-    ss_status status = ss_tgt_table_load(t, schema, schema->ns, schema->name, &table, reterr);
+    ss_status status = ss_tgt_table_load(t, schema, ns, name, &table, reterr);
     if (status == SS_OK)
         ss_tgt_table_free(table);
     return status;
+}
+
+ss_status ss_tgt_compare(ss_target *t, const Sidespool__Schema *schema, ss_error *reterr) {
+    ss_tgt_beside where = {0};
+    ss_status status = ss_tgt_beside_get(t, schema->ns, schema->name, &where, reterr);
+    if (status != SS_OK || !where.beside)
+        return status != SS_OK ? status
+                               : ss_tgt_compare_with(t, schema, schema->ns, schema->name, reterr);
+    /* Changes go where it is loaded. The table in place may have other columns until the end: that
+     * is what it is copied anew for. */
+    char copy[40];
+    snprintf(copy, sizeof copy, "copy_%" PRIu64, where.number);
+    return where.number != 0 ? ss_tgt_compare_with(t, schema, "sidespool", copy, reterr) : SS_OK;
 }
