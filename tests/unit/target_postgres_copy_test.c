@@ -177,6 +177,36 @@ static void test_tables_in_the_way(void **state) {
     ss_target_postgres.close(t);
 }
 
+/* Whatever adopt says and whether there are rows: a table has one writer. */
+static void test_one_route_for_a_table(void **state) {
+    (void)state;
+    ss_target *t = target_open();
+    Sidespool__Schema *a = schema("a", "id integer*; v text"),
+                      *b = schema("b", "id integer*; v text");
+    fresh(t, a, b);
+    ss_target_postgres.close(t);
+    sql("DROP VIEW public.w; TRUNCATE public.a, public.b");
+    ss_target_env first = env;
+    env.route = "r2";
+    env.adopt = true;
+    t = target_open();
+    ss_table_state taken = state_of("a", SS_TABLE_COPYING, 1);
+    ss_progress p = progress_at(10);
+    STOPS(ss_target_postgres.copy_begin(t, &BEGIN, &taken, 1, &p, &err), "SS-TGT-0021");
+    assert_non_null(strstr(err.text, "route r1"));
+    assert_non_null(strstr(err.text, "forget_route('r1')"));
+    /* And where nobody looked, the index does. */
+    hand *h = batch_of(a, 20);
+    h->batch.table_count = 0;
+    h->batch.states = &taken;
+    h->batch.state_count = 1;
+    STOPS(ss_target_postgres.apply(t, &h->batch, &err), "SS-TGT-0021");
+    sql("SELECT sidespool.forget_route('r1')");
+    OK(ss_target_postgres.copy_begin(t, &BEGIN, &taken, 1, &p, &err));
+    ss_target_postgres.close(t);
+    env = first;
+}
+
 static void test_interrupted_copy_starts_again(void **state) {
     (void)state;
     ss_target *t = target_open();
@@ -499,6 +529,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         T(test_fresh_copy),
         T(test_tables_in_the_way),
+        T(test_one_route_for_a_table),
         T(test_interrupted_copy_starts_again),
         T(test_resync_beside),
         T(test_resync_twice_in_one_session),

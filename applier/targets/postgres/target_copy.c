@@ -76,6 +76,29 @@ static ss_status exists(ss_target *t, const char *ns, const char *name, bool *re
     return status;
 }
 
+/* A table has one writer. Which route came first is all that counts: whether there are rows, and
+ * what adopt says, is about tables of nobody. */
+static ss_status refuse_second_writer(ss_target *t, const ss_table_state *s, ss_error *reterr) {
+    const char *values[] = {t->env->route, s->ns, s->name};
+    PGresult *res = NULL;
+    ss_status status = ss_tgt_query(
+        t, "looking for another route of the table",
+        "SELECT route FROM sidespool.table_state WHERE ns = $2 AND name = $3 AND route "
+        "<> $1 LIMIT 1",
+        3, values, &res, reterr);
+    if (status != SS_OK)
+        return status;
+    if (PQntuples(res) > 0)
+        status = ss_fail(
+            reterr, SS_STOP, "SS-TGT-0021",
+            "Table %s.%s on the target belongs to route %s: exclude it in one of them or copy into "
+            "another database; if that route is gone for good, SELECT "
+            "sidespool.forget_route('%s') on the target, then empty the table or set adopt: true.",
+            s->ns, s->name, PQgetvalue(res, 0, 0), PQgetvalue(res, 0, 0));
+    PQclear(res);
+    return status;
+}
+
 /* Names every table in the way at once, so that a person mends them in one go. */
 static ss_status refuse_strangers(ss_target *t, const ss_table_state *states, size_t count,
                                   ss_error *reterr) {
@@ -84,7 +107,9 @@ static ss_status refuse_strangers(ss_target *t, const ss_table_state *states, si
     for (size_t i = 0; i < count; i++) {
         ss_tgt_beside was = {0};
         bool there = false, rows = false;
-        ss_status status = ss_tgt_beside_get(t, states[i].ns, states[i].name, &was, reterr);
+        ss_status status = refuse_second_writer(t, &states[i], reterr);
+        if (status == SS_OK)
+            status = ss_tgt_beside_get(t, states[i].ns, states[i].name, &was, reterr);
         if (status == SS_OK && !was.known)
             status = exists(t, states[i].ns, states[i].name, &there, &rows, reterr);
         if (status != SS_OK)

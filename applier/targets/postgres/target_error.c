@@ -106,6 +106,13 @@ ss_status ss_tgt_error(PGconn *conn, const PGresult *res, const char *what, ss_e
     if (ss_tgt_sqlstate_retry(state))
         return ss_fail(reterr, SS_RETRY, "SS-TGT-0005", "%s: %s (%s: %s).", what, awaited(state),
                        state, message);
+    const char *constraint = PQresultErrorField(res, PG_DIAG_CONSTRAINT_NAME);
+    if (constraint != NULL && strcmp(constraint, "table_state_one_route") == 0)
+        return ss_fail(reterr, SS_STOP, "SS-TGT-0021",
+                       "%s: another route writes one of this route's tables on the target (select "
+                       "route, ns, name from sidespool.table_state): exclude it in one of them, or "
+                       "copy into another database.",
+                       what);
     /* These fields are filled by who raises the error, so of user code's they are text like any. */
     if (!ss_tgt_from_user_code(res)) {
         put_field(place, sizeof place, res, PG_DIAG_TABLE_NAME, "table");

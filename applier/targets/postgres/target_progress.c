@@ -27,6 +27,8 @@ static const char MAKE[] =
     "beside boolean NOT NULL,"
     " copy_number bigint, copy_fresh boolean NOT NULL DEFAULT false, kept boolean NOT NULL DEFAULT "
     "false, PRIMARY KEY (route, ns, name));"
+    /* One route a table, whatever races: the second one's COMMIT cannot be. */
+    "CREATE UNIQUE INDEX table_state_one_route ON sidespool.table_state (ns, name);"
     "CREATE SEQUENCE sidespool.copy_number;"
     "CREATE TABLE sidespool.objects (route text, generation bigint, number bigint, phase text NOT "
     "NULL, kind text NOT NULL,"
@@ -38,6 +40,19 @@ static const char MAKE[] =
     "NULL);"
     "COMMENT ON TABLE sidespool.freshness IS 'as_of: the copy holds all that the source had "
     "committed by then';"
+    /* The lock is the one that an applier holds for its session (alone() in target_open.c): so a
+     * route is only forgotten when nothing applies it. */
+    "CREATE FUNCTION sidespool.forget_route(name text) RETURNS void LANGUAGE sql SET search_path = "
+    "pg_catalog AS $$"
+    " SELECT pg_advisory_xact_lock(('x' || substr(md5('sidespool.' || $1), 1, "
+    "16))::bit(64)::bigint);"
+    " DELETE FROM sidespool.progress WHERE route = $1; DELETE FROM sidespool.table_state WHERE "
+    "route = $1;"
+    " DELETE FROM sidespool.objects WHERE route = $1; DELETE FROM sidespool.freshness WHERE route "
+    "= $1 $$;"
+    "REVOKE ALL ON FUNCTION sidespool.forget_route(text) FROM public;"
+    "COMMENT ON FUNCTION sidespool.forget_route(text) IS 'gives up a route that is gone for good; "
+    "its tables and rows stay';"
     "GRANT USAGE ON SCHEMA sidespool TO public; GRANT SELECT ON sidespool.freshness TO public";
 
 static ss_status known_version(ss_target *t, bool *ret_there, ss_error *reterr) {
