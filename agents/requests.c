@@ -1,6 +1,7 @@
 /* agent.sock: JSON lines from routes and the supervisor. Main thread, never blocking: what asks the
  * source goes to a worker (requests_work.c) and the peer's next line waits for its answer. */
 #include "agents/requests_internal.h"
+#include "agents/select.h"
 
 #include "sidespool/log.h"
 #include <errno.h>
@@ -292,6 +293,26 @@ static void on_done(evutil_socket_t fd, short what, void *ctx) {
  * --------------------------------------------------------------------------------------------------------
  */
 
+/* Whether a person may name this table. A partition may be selected by the name of a table over it,
+ * which only the source knows: one that the route has had is taken (its copy says so if it is not
+ * selected any more), and one that it has not when the source lists it as new. */
+static bool may_be_selected(const ss_requests *requests, const char *name, const char *ask) {
+    const ss_source_env *env = requests->setup.env;
+    const json_t *fresh = json_object_get(requests->source_status, "new_tables");
+
+    if (env->exclude != NULL && env->exclude->count > 0 &&
+        ss_select_match(env->exclude, NULL, name))
+        return false;
+    if (strcmp(ask, "new") != 0 || ss_select_match(env->include, NULL, name))
+        return true;
+    for (size_t i = 0; i < json_array_size(fresh); i++) {
+        const char *listed = json_string_value(json_array_get(fresh, i));
+        if (listed != NULL && strcmp(listed, name) == 0)
+            return true;
+    }
+    return false;
+}
+
 static void handle_copy(ss_peer *peer, json_t *request) {
     const char *route = json_string_value(json_object_get(request, "route"));
     const json_t *tables = json_object_get(request, "tables");
@@ -311,14 +332,29 @@ static void handle_copy(ss_peer *peer, json_t *request) {
         send_refusal(peer, "out of memory");
         return;
     }
+    const ss_source_env *env = peer->requests->setup.env;
+    const char *ask = json_string_value(json_object_get(request, "check"));
+    const char *unselected = NULL;
+    ask = ask != NULL ? ask : "";
     bool all = false, bad = false;
     for (size_t i = 0; i < count; i++) {
         names[i] = json_string_value(json_array_get(tables, i));
         bad = bad || names[i] == NULL;
         all = all || (names[i] != NULL && strcmp(names[i], "*") == 0);
+        if (names[i] != NULL && strcmp(names[i], "*") != 0 &&
+            !may_be_selected(peer->requests, names[i], ask))
+            unselected = names[i];
     }
     if (bad) {
         send_refusal(peer, "\"tables\" holds strings only");
+    } else if (unselected != NULL) {
+        ss_status status = ss_fail(&err, SS_STOP, "SS-AGENT-0014",
+                                   "table %.120s is not selected by tables: in the file of source "
+                                   "%s; add it there first",
+                                   unselected, env->name);
+        send_error(peer, &err, status);
+    } else if (strcmp(ask, "known") == 0) {
+        send_ok(peer, json_object());
     } else {
         ss_status status = ss_copies_request(peer->requests->setup.copies, route, names,
                                              all ? 0 : count, &generation, &running, &err);

@@ -40,7 +40,7 @@ ss_status ss_progress_judge(const ss_progress *p, const ss_log_state *log, const
 }
 
 ss_status ss_progress_write(ss_route *r, const ss_progress *progress, ss_error *reterr) {
-    ss_batch batch = {.progress = *progress, .freshness = ss_route_state_name(r->state)};
+    ss_batch batch = {.progress = *progress, .freshness = ss_route_state_name(ss_route_state_now(r))};
     ss_status st = ss_route_states_dirty(r, &batch.states, &batch.state_count, reterr);
     if (st != SS_OK)
         return st;

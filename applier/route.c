@@ -200,21 +200,33 @@ static ss_status look(ss_route *r, bool at_end, ss_error *reterr) {
     return st;
 }
 
-static void show_state(ss_route *r) {
-    size_t ready = ss_route_tables_in(r, SS_TABLE_READY), copying = ss_route_tables_in(r, SS_TABLE_COPYING);
-    size_t absent = ss_route_tables_in(r, SS_TABLE_ABSENT), catching = ss_route_tables_in(r, SS_TABLE_CATCHING_UP);
-    const char *trouble = r->copy.ask_trouble;
-    if (copying)
-        ss_report_state(r, SS_ROUTE_COPYING, "");
-    else if (catching)
-        ss_report_state(r, SS_ROUTE_CATCHING_UP, "");
-    else if (absent == r->table_count && trouble[0])
-        ss_report_state(r, SS_ROUTE_WAITING_SOURCE, trouble);
-    else if (absent || r->table_count == 0)
-        ss_report_state(r, ready ? SS_ROUTE_STREAMING : SS_ROUTE_COPYING,
-                        trouble[0] ? trouble : ready ? "tables wait for the agent to copy them" : "waiting for the agent to begin the copy");
-    else
-        ss_report_state(r, SS_ROUTE_STREAMING, "");
+/* "streaming" is said only when every table is ready: else rows of some are missing or old, whatever the stream has reached. */
+ss_route_state ss_route_state_now(ss_route *r) {
+    if (ss_route_all_ready(r))
+        return SS_ROUTE_STREAMING;
+    size_t absent = ss_route_tables_in(r, SS_TABLE_ABSENT);
+    if (ss_route_tables_in(r, SS_TABLE_COPYING) || !ss_route_tables_in(r, SS_TABLE_CATCHING_UP))
+        return absent == r->table_count && r->copy.ask_trouble[0] ? SS_ROUTE_WAITING_SOURCE : SS_ROUTE_COPYING;
+    return SS_ROUTE_CATCHING_UP;
+}
+
+void ss_route_show_state(ss_route *r) {
+    ss_route_state state = ss_route_state_now(r);
+    size_t ready = ss_route_tables_in(r, SS_TABLE_READY), absent = ss_route_tables_in(r, SS_TABLE_ABSENT);
+    const ss_route_copy *c = &r->copy;
+    const char *trouble = c->ask_trouble[0] ? c->ask_trouble : c->ended_aborted ? c->ended_reason : "";
+    char tables[240], reason[SS_ERROR_TEXT + 64] = "";
+    ss_route_tables_waiting(r, tables, sizeof tables);
+    if (state == SS_ROUTE_STREAMING)
+        ;
+    else if (absent == r->table_count)
+        snprintf(reason, sizeof reason, "%s", trouble[0] ? trouble : "waiting for the agent to begin the copy");
+    else if (absent)
+        snprintf(reason, sizeof reason, "%zu of %zu tables not ready: %s%s%.200s", r->table_count - ready, r->table_count, tables,
+                 trouble[0] ? "; " : "", trouble);
+    else if (ready)
+        snprintf(reason, sizeof reason, "%zu of %zu tables not ready: %s", r->table_count - ready, r->table_count, tables);
+    ss_report_state(r, state, reason);
 }
 
 /* SS_OK: something was done; SS_BUSY: nothing to do now. */
@@ -266,7 +278,7 @@ static ss_status step(ss_route *r, ss_error *reterr) {
         if (st != SS_OK && st != SS_BUSY)
             return st;
     }
-    show_state(r);
+    ss_route_show_state(r);
     return did ? SS_OK : SS_BUSY;
 }
 

@@ -181,6 +181,9 @@ int ss_route_run(ss_route *r);
 ss_status ss_route_target(ss_route *r, ss_status status);
 /* Between two steps of something long: reads commands into the queue, sends status when due. true: end soon. */
 bool ss_route_tick(ss_route *r);
+/* The state that the tables are in, and says it with its reason. */
+ss_route_state ss_route_state_now(ss_route *r);
+void ss_route_show_state(ss_route *r);
 void ss_route_doing(ss_route *r, const char *what, const char *table); /* NULL: done */
 ss_status ss_route_session_open(ss_route *r, ss_error *reterr) SS_MUST;
 void ss_route_session_close(ss_route *r);

@@ -54,10 +54,15 @@ static ss_status join(ss_route *r, ss_error *reterr) {
     char what[64];
     snprintf(what, sizeof what, "putting %zu copied table%s", n, n == 1 ? "" : "s");
     ss_route_doing(r, what, "in place");
-    ss_status st = ss_route_target(r, r->ops->copy_replace(r->target, states, n, &r->progress, reterr));
+    ss_progress p = r->progress;
+    if (ss_route_tables_in(r, SS_TABLE_READY) + n == r->table_count && r->stream.as_of)
+        p.as_of = r->stream.as_of; /* held back while a table was missing */
+    ss_status st = ss_route_target(r, r->ops->copy_replace(r->target, states, n, &p, reterr));
     ss_route_doing(r, NULL, NULL);
     if (st != SS_OK)
         return st;
+    r->progress = p;
+    r->progress_dirty = true; /* freshness says so with the next write */
     for (size_t i = 0; i < r->table_count; i++) {
         if (!joins[i])
             continue;

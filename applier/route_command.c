@@ -5,19 +5,21 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-/* A table that the route does not hold yet: the agent must have it, or it would be asked for in vain for ever. */
-static ss_status ask_for_new(ss_route *r, const char *name, ss_error *reterr) {
+/* The agent must select the table, or it would be asked for in vain for ever. One that the route does not hold yet is asked for at
+ * once; of the others only the name is looked at (an agent that is away is asked later, by route_copy.c). */
+static ss_status ask_agent(ss_route *r, const char *name, bool known, ss_error *reterr) {
     if (!strchr(name, '.'))
         return ss_fail(reterr, SS_STOP, "SS-ROUTE-0011", "%s is not the name of a table; write schema.table", name);
     int fd;
     ss_status st = ss_agent_connect(r->config->spool_path, r->conf->source, &fd, reterr);
-    if (st != SS_OK)
-        return st;
-    json_t *answer = NULL;
-    st = ss_agent_ask(fd, json_pack("{s:s,s:s,s:[s]}", "op", "copy", "route", r->conf->name, "tables", name), 10000, NULL, &answer, reterr);
-    json_decref(answer);
-    close(fd);
-    return st;
+    if (st == SS_OK) {
+        json_t *answer = NULL;
+        st = ss_agent_ask(fd, json_pack("{s:s,s:s,s:[s],s:s}", "op", "copy", "route", r->conf->name, "tables", name, "check", known ? "known" : "new"),
+                          10000, NULL, &answer, reterr);
+        json_decref(answer);
+        close(fd);
+    }
+    return known && st == SS_RETRY ? SS_OK : st;
 }
 
 static ss_status resync(ss_route *r, const json_t *command, ss_error *reterr) {
@@ -32,7 +34,7 @@ static ss_status resync(ss_route *r, const json_t *command, ss_error *reterr) {
             all = true;
             continue;
         }
-        ss_status st = ss_route_table_named(r, text) ? SS_OK : ask_for_new(r, text, reterr);
+        ss_status st = ask_agent(r, text, ss_route_table_named(r, text) != NULL, reterr);
         if (st != SS_OK)
             return st;
     }
@@ -129,6 +131,22 @@ static void go_on(ss_route *r) {
     r->failures = 0;
 }
 
+/* The answer to a resync comes after the tables are absent on the target and in the status, so that a `wait` behind it waits for the new
+ * copy. Without a session (target down, halted, paused) the state says that nothing streams until the next one has done it. */
+static void resync_now(ss_route *r) {
+    ss_error err = {0};
+    if (!r->open || r->paused)
+        return;
+    if (ss_route_resync_pending(r, &err) == SS_OK) {
+        ss_route_show_state(r);
+    } else {
+        ss_log_error(SS_WARN, "resync_is_put_off", &err); /* it stays asked for */
+        ss_route_session_close(r);
+        ss_report_state(r, r->blame_target ? SS_ROUTE_WAITING_TARGET : SS_ROUTE_STARTING, err.text);
+    }
+    ss_report_status(r, true);
+}
+
 void ss_route_command(ss_route *r, json_t *command) {
     const char *cmd = json_string_value(json_object_get(command, "cmd"));
     ss_error err = {0};
@@ -142,8 +160,10 @@ void ss_route_command(ss_route *r, json_t *command) {
         go_on(r);
     } else if (strcmp(cmd, "resync") == 0) {
         st = resync(r, command, &err);
-        if (st == SS_OK)
+        if (st == SS_OK) {
             go_on(r);
+            resync_now(r);
+        }
     } else if (strcmp(cmd, "replay") == 0) {
         st = replay(r, command, &err);
         if (st == SS_OK)

@@ -89,7 +89,7 @@ static void batch_clear(ss_route *r) {
 
 /* Hands the batch to the target: whole (progress moves to in->whole) or as a part of the transaction at hand. */
 static ss_status apply(ss_route *r, ss_intake *in, bool partial, ss_error *reterr) {
-    ss_batch batch = {.partial = partial, .freshness = ss_route_state_name(r->state), .beside = in->catchup ? "catch_up" : NULL};
+    ss_batch batch = {.partial = partial, .freshness = ss_route_state_name(ss_route_state_now(r)), .beside = in->catchup ? "catch_up" : NULL};
     ss_status st = ss_batcher_tables(r->batcher, &batch.tables, &batch.table_count, reterr);
     if (st != SS_OK)
         return st;
@@ -101,7 +101,8 @@ static ss_status apply(ss_route *r, ss_intake *in, bool partial, ss_error *reter
             return st;
         if (!in->catchup) {
             batch.progress.sequence = in->whole;
-            batch.progress.as_of = in->as_of ? in->as_of : r->progress.as_of;
+            /* "The copy holds all that the source had committed by then": not while rows of a table are missing or old. */
+            batch.progress.as_of = in->as_of && ss_route_all_ready(r) ? in->as_of : r->progress.as_of;
             if (in->position[0])
                 memcpy(batch.progress.position, in->position, sizeof batch.progress.position);
         }

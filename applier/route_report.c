@@ -67,7 +67,11 @@ void ss_report_line(ss_route *r, json_t *line) {
     ss_report_flush(r);
 }
 
-void ss_report_mark(ss_route *r, const char *id) { ss_report_line(r, json_pack("{s:s}", "mark", id)); }
+/* A status first: whoever waits for the mark judges by the tables' states as they are at it, not by what was said up to a second ago. */
+void ss_report_mark(ss_route *r, const char *id) {
+    ss_report_status(r, true);
+    ss_report_line(r, json_pack("{s:s}", "mark", id));
+}
 
 void ss_report_reply(ss_route *r, const json_t *command, const ss_error *err) {
     json_t *n = json_object_get(command, "n");

@@ -85,6 +85,14 @@ static ss_status truncate_tables(ss_target *t, const ss_batch *batch, ss_error *
 /* ---- one attempt
  * --------------------------------------------------------------------------------------------------------------
  */
+/* An INSERT's count cannot be made up for by another row. */
+static bool finds_rows(const ss_batch_table *work) {
+    for (size_t g = 0; g < work->group_count; g++)
+        if (work->groups[g].op != SIDESPOOL__OP__OP_INSERT)
+            return true;
+    return false;
+}
+
 static ss_status send_tables(ss_target *t, const ss_batch *batch, ss_error *reterr) {
     ss_status status = SS_OK;
     for (size_t i = 0; i < batch->table_count && status == SS_OK; i++) {
@@ -94,7 +102,7 @@ static ss_status send_tables(ss_target *t, const ss_batch *batch, ss_error *rete
                                   reterr); /* loaded before: no query here */
         if (status != SS_OK)
             break;
-        if (work->ordered || table->ordered_left > 0) {
+        if (work->ordered || table->ordered_left > 0 || (!table->unique && finds_rows(work))) {
             status = ss_tgt_ordered(t, table, work->schema, work->first, reterr);
             continue;
         }
@@ -162,9 +170,17 @@ static void fall_back(ss_target *t, const ss_tgt_trouble *trouble) {
 static ss_status load_tables(ss_target *t, const ss_batch *batch, ss_error *reterr) {
     ss_status status = SS_OK;
     ss_tgt_table *table = NULL;
-    for (size_t i = 0; i < batch->table_count && status == SS_OK; i++)
+    for (size_t i = 0; i < batch->table_count && status == SS_OK; i++) {
         status =
             ss_tgt_table_get(t, batch->tables[i].schema, batch->beside != NULL, &table, reterr);
+        if (status == SS_OK && !table->unique && table->key_count > 0 && !table->key_deferred &&
+            !table->told) {
+            table->told = true;
+            SS_LOG(SS_WARN, "target_key_not_unique", SS_S("route", t->env->route),
+                   SS_S("table", table->shown), SS_S("instead", "its rows are written one by one"),
+                   SS_S("remedy", "a unique index on the source's key columns"));
+        }
+    }
     return status;
 }
 

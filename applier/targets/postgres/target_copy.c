@@ -446,7 +446,10 @@ static ss_status end_table(ss_target *t, const Sidespool__Schema *schema,
         status = ss_tgt_beside_index(t, schema, reterr);
     if (status == SS_OK)
         status = analyze(t, table, reterr);
-    return status == SS_OK ? flush(t, progress, state, 1, reterr) : status;
+    if (status == SS_OK)
+        status = flush(t, progress, state, 1, reterr);
+    ss_tgt_tables_forget(t); /* it has its keys now */
+    return status;
 }
 
 ss_status ss_tgt_copy_table(ss_target *t, const Sidespool__Schema *schema,

@@ -19,9 +19,30 @@ static bool there_already(const char *state) {
     return false;
 }
 
+/* The table was there with a primary key: it is the source's when its columns are. They are spelled
+ * as pg_get_constraintdef spells them, with which the source made the definition. */
+static ss_status same_key(ss_target *t, const char *table, const char *definition, bool *ret,
+                          ss_error *reterr) {
+    const char *values[] = {table, definition};
+    PGresult *res = NULL;
+    ss_status status = ss_tgt_query(
+        t, "reading the table's primary key",
+        "SELECT strpos($2, 'PRIMARY KEY (' || string_agg(quote_ident(a.attname), ', ' ORDER BY "
+        "k.at) || ')') > 0 FROM pg_constraint c JOIN pg_class r ON r.oid = c.conrelid JOIN "
+        "pg_namespace n ON n.oid = r.relnamespace CROSS JOIN LATERAL unnest(c.conkey) WITH "
+        "ORDINALITY k(attnum, at) JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum = "
+        "k.attnum WHERE c.contype = 'p' AND n.nspname || '.' || r.relname = $1 GROUP BY c.oid",
+        2, values, &res, reterr);
+    if (status == SS_OK) {
+        *ret = PQntuples(res) == 1 && PQgetvalue(res, 0, 0)[0] == 't';
+        PQclear(res);
+    }
+    return status;
+}
+
 ss_status ss_tgt_object_run(ss_target *t, const char *kind, const char *ns, const char *name,
-                            const char *definition, bool optional, char *ret_refused, size_t size,
-                            ss_error *reterr) {
+                            const char *table, const char *definition, bool optional,
+                            char *ret_refused, size_t size, ss_error *reterr) {
     ret_refused[0] = '\0';
     ss_buf_clear(&t->sql);
     ss_buf_printf(&t->sql, "SAVEPOINT sidespool_object; %s\n; RELEASE SAVEPOINT sidespool_object",
@@ -36,17 +57,25 @@ ss_status ss_tgt_object_run(ss_target *t, const char *kind, const char *ns, cons
         return SS_OK;
     }
     const char *state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
-    bool there = state != NULL && there_already(state);
-    /* A second primary key: the table was there with its own. */
-    there |= state != NULL && strcmp(state, "42P16") == 0 && strcmp(kind, "constraint") == 0;
-    bool leave = state != NULL && !ss_tgt_sqlstate_retry(state) && (there || optional);
+    bool there = state != NULL && there_already(state), second_key = false;
+    if (state != NULL && strcmp(state, "42P16") == 0 && strcmp(kind, "constraint") == 0)
+        second_key = true;
+    bool leave =
+        state != NULL && !ss_tgt_sqlstate_retry(state) && (there || optional || second_key);
     ss_status status = SS_OK;
     if (leave) {
-        if (!there)
-            ss_tgt_message(res, ret_refused, size);
         status = ss_tgt_exec(
             t, "leaving an object out",
             "ROLLBACK TO SAVEPOINT sidespool_object; RELEASE SAVEPOINT sidespool_object", reterr);
+        if (status == SS_OK && second_key)
+            status = same_key(t, table, definition, &there, reterr);
+        if (status == SS_OK && !there && optional)
+            ss_tgt_message(res, ret_refused, size);
+        else if (status == SS_OK && !there)
+            status = ss_fail(reterr, SS_STOP, "SS-TGT-0013",
+                             "constraint %s of %s: the target's table has a primary key of other "
+                             "columns than the source's; drop it and resume.",
+                             name, table);
     } else {
         char what[200];
         snprintf(what, sizeof what, "%s %s.%s", kind, ns, name);
@@ -161,8 +190,8 @@ static ss_status object(ss_target *t, const Sidespool__Object *o, ss_error *rete
     if (status == SS_OK && pre && !kept && o->definition[0] != '\0') {
         status = same_as_before(t, o, generation, reterr);
         if (status == SS_OK)
-            status = ss_tgt_object_run(t, o->kind, o->ns, o->name, o->definition, o->optional,
-                                       refused, sizeof refused, reterr);
+            status = ss_tgt_object_run(t, o->kind, o->ns, o->name, o->table, o->definition,
+                                       o->optional, refused, sizeof refused, reterr);
         done = true;
     }
     /* What was left out, and what the source could not describe, is listed once, by finish. */
@@ -195,10 +224,13 @@ enum {
     O_NOTE,
     O_OPTIONAL,
     O_REFUSED,
-    O_PHASE
+    O_PHASE,
+    O_TABLE
 };
 #define O_COLUMNS                                                                                  \
-    "generation, number, kind, ns, name, definition, note, optional, coalesce(refused, ''), phase"
+    "generation, number, kind, ns, name, definition, note, optional, coalesce(refused, ''), "      \
+    "phase, "                                                                                      \
+    "of_table"
 
 static ss_status mark(ss_target *t, PGresult *res, int row, bool done, const char *refused,
                       ss_error *reterr) {
@@ -227,10 +259,10 @@ ss_status ss_tgt_objects_of_table(ss_target *t, const char *ns, const char *name
     if (status != SS_OK)
         return status;
     for (int i = 0; i < PQntuples(res) && status == SS_OK; i++) {
-        status = ss_tgt_object_run(t, PQgetvalue(res, i, O_KIND), PQgetvalue(res, i, O_NS),
-                                   PQgetvalue(res, i, O_NAME), PQgetvalue(res, i, O_DEFINITION),
-                                   PQgetvalue(res, i, O_OPTIONAL)[0] == 't', refused,
-                                   sizeof refused, reterr);
+        status = ss_tgt_object_run(
+            t, PQgetvalue(res, i, O_KIND), PQgetvalue(res, i, O_NS), PQgetvalue(res, i, O_NAME),
+            PQgetvalue(res, i, O_TABLE), PQgetvalue(res, i, O_DEFINITION),
+            PQgetvalue(res, i, O_OPTIONAL)[0] == 't', refused, sizeof refused, reterr);
         /* A refused one stays open until finish has named it. */
         if (status == SS_OK)
             status = mark(t, res, i, refused[0] == '\0', refused, reterr);
@@ -265,10 +297,10 @@ static ss_status finish_one(ss_target *t, PGresult *res, int i, ss_check_line li
                                    "enable_mergejoin = on; SET LOCAL enable_seqscan = on",
                                    reterr);
     if (status == SS_OK && run)
-        status = ss_tgt_object_run(t, PQgetvalue(res, i, O_KIND), PQgetvalue(res, i, O_NS),
-                                   PQgetvalue(res, i, O_NAME), PQgetvalue(res, i, O_DEFINITION),
-                                   PQgetvalue(res, i, O_OPTIONAL)[0] == 't', refused,
-                                   sizeof refused, reterr);
+        status = ss_tgt_object_run(
+            t, PQgetvalue(res, i, O_KIND), PQgetvalue(res, i, O_NS), PQgetvalue(res, i, O_NAME),
+            PQgetvalue(res, i, O_TABLE), PQgetvalue(res, i, O_DEFINITION),
+            PQgetvalue(res, i, O_OPTIONAL)[0] == 't', refused, sizeof refused, reterr);
     if (status == SS_OK)
         status = mark(t, res, i, true, refused, reterr);
     if (status == SS_OK)

@@ -53,11 +53,15 @@ typedef struct ss_tgt_table {
     const char *shown; /* ns.name, for people */
     const char *only;  /* "ONLY ", or "" for a partitioned table */
     bool partitioned;
+    bool unique; /* a valid unique index, checked at once, covers exactly the key's columns: only
+                    then does a statement's sum of matched rows tell drift. Without it, two rows
+                    for one key make up for none of another */
     bool key_deferred; /* its primary key is DEFERRABLE: within a transaction two rows may share a
                           key */
     uint32_t count;
     ss_tgt_column *columns; /* parallel to the schema's */
     uint32_t key_count;
+    bool told;              /* that its key is not unique */
     unsigned ordered_left;  /* batches for which it stays one by one after a refusal */
     uint64_t ordered_batch; /* the attempt in which ordered_left was last used up */
 } ss_tgt_table;
@@ -267,8 +271,9 @@ SS_MUST ss_status ss_tgt_beside_index(ss_target *t, const Sidespool__Schema *sch
 /* Runs one definition under a savepoint. *ret_refused: 0 done or there already; else why not
  * (static per target). */
 SS_MUST ss_status ss_tgt_object_run(ss_target *t, const char *kind, const char *ns,
-                                    const char *name, const char *definition, bool optional,
-                                    char *ret_refused, size_t size, ss_error *reterr);
+                                    const char *name, const char *table, const char *definition,
+                                    bool optional, char *ret_refused, size_t size,
+                                    ss_error *reterr);
 /* Carries out the table's pending "table" objects, marking them done in the same transaction. */
 SS_MUST ss_status ss_tgt_objects_of_table(ss_target *t, const char *ns, const char *name,
                                           ss_error *reterr);

@@ -134,14 +134,39 @@ ss_status ss_tgt_beside_make(ss_target *t, const Sidespool__Schema *schema, ss_e
     return run(t, "making the table of a resync", reterr);
 }
 
+/* The key that the copy brought, to be made when the table is in place. */
+static ss_status key_deferrable(ss_target *t, const Sidespool__Schema *schema, bool *ret,
+                                ss_error *reterr) {
+    char of_table[300];
+    snprintf(of_table, sizeof of_table, "%s.%s", schema->ns, schema->name);
+    const char *values[] = {t->env->route, of_table};
+    PGresult *res = NULL;
+    ss_status status = ss_tgt_query(
+        t, "reading the table's key",
+        "SELECT EXISTS (SELECT FROM sidespool.objects WHERE route = $1 AND of_table = $2 AND phase "
+        "= 'table' AND NOT done AND kind = 'constraint' AND definition ~ 'PRIMARY KEY .*\\) "
+        "DEFERRABLE')",
+        2, values, &res, reterr);
+    if (status == SS_OK) {
+        *ret = PQgetvalue(res, 0, 0)[0] == 't';
+        PQclear(res);
+    }
+    return status;
+}
+
 /* Catching up finds rows by their key; a table that was empty of indexes needs one for that. */
 ss_status ss_tgt_beside_index(ss_target *t, const Sidespool__Schema *schema, ss_error *reterr) {
     ss_tgt_beside how = {0};
     ss_status status = ss_tgt_beside_get(t, schema->ns, schema->name, &how, reterr);
     if (status != SS_OK || !how.fresh)
         return status;
+    bool deferrable = false;
+    status = key_deferrable(t, schema, &deferrable, reterr);
+    if (status != SS_OK)
+        return status;
     ss_buf_clear(&t->sql);
-    ss_buf_printf(&t->sql, "CREATE INDEX ON sidespool.copy_%" PRIu64 " (", how.number);
+    ss_buf_printf(&t->sql, "CREATE %sINDEX ON sidespool.copy_%" PRIu64 " (",
+                  deferrable ? "" : "UNIQUE ", how.number);
     int keys = 0;
     for (size_t i = 0; i < schema->n_columns; i++)
         if (schema->columns[i]->key) {

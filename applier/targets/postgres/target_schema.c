@@ -286,6 +286,37 @@ static ss_status relation(ss_target *t, ss_tgt_table *table, const Sidespool__Sc
     return table->name != NULL && table->shown != NULL ? SS_OK : ss_tgt_nomem(reterr);
 }
 
+/* Partial, invalid, deferrable and expression indexes do not make a key of its columns. */
+static ss_status find_unique(ss_target *t, ss_tgt_table *table, const Sidespool__Schema *schema,
+                             const char *ns, const char *name, ss_error *reterr) {
+    const char *values[] = {ns, name};
+    PGresult *res = NULL;
+    if (table->key_count == 0)
+        return SS_OK;
+    ss_status status = ss_tgt_query(
+        t, "reading the table's indexes",
+        "SELECT i.indexrelid, a.attname FROM pg_index i JOIN pg_class r ON r.oid = i.indrelid JOIN "
+        "pg_namespace n ON n.oid = r.relnamespace CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH "
+        "ORDINALITY k(attnum, at) JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum = "
+        "k.attnum WHERE n.nspname = $1 AND r.relname = $2 AND i.indisunique AND i.indisvalid AND "
+        "i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL AND k.at <= "
+        "coalesce((to_jsonb(i) ->> 'indnkeyatts')::integer, i.indnatts) ORDER BY 1",
+        2, values, &res, reterr);
+    if (status != SS_OK)
+        return status;
+    for (int from = 0, to = 0; from < PQntuples(res) && !table->unique; from = to) {
+        bool all = true;
+        for (; to < PQntuples(res) && strcmp(PQgetvalue(res, to, 0), PQgetvalue(res, from, 0)) == 0;
+             to++) {
+            const Sidespool__Column *c = schema_column(schema, PQgetvalue(res, to, 1));
+            all = all && c != NULL && c->key;
+        }
+        table->unique = all && (uint32_t)(to - from) == table->key_count;
+    }
+    PQclear(res);
+    return SS_OK;
+}
+
 ss_status ss_tgt_table_load(ss_target *t, const Sidespool__Schema *schema, const char *ns,
                             const char *name, ss_tgt_table **ret, ss_error *reterr) {
     ss_arena *arena = ss_arena_new(8u << 20);
@@ -309,6 +340,8 @@ ss_status ss_tgt_table_load(ss_target *t, const Sidespool__Schema *schema, const
     if (status == SS_OK)
         status = fill(table, res, schema, reterr);
     PQclear(res);
+    if (status == SS_OK)
+        status = find_unique(t, table, schema, ns, name, reterr);
     if (status != SS_OK)
         ss_arena_free(arena);
     else
@@ -338,6 +371,7 @@ ss_status ss_tgt_table_get(ss_target *t, const Sidespool__Schema *schema, bool b
         }
     const char *ns = schema->ns, *name = schema->name;
     char copy[40];
+    bool fresh = false;
     if (beside) {
         ss_tgt_beside where = {0};
         ss_status status = ss_tgt_beside_get(t, schema->ns, schema->name, &where, reterr);
@@ -347,6 +381,7 @@ ss_status ss_tgt_table_get(ss_target *t, const Sidespool__Schema *schema, bool b
             snprintf(copy, sizeof copy, "copy_%" PRIu64, where.number);
             ns = "sidespool";
             name = copy;
+            fresh = where.fresh;
         }
     }
     ss_tgt_table *table = NULL;
@@ -354,6 +389,9 @@ ss_status ss_tgt_table_get(ss_target *t, const Sidespool__Schema *schema, bool b
     if (status != SS_OK)
         return status;
     table->beside = beside;
+    /* Made anew and without a unique index although rows are found by key: its key is to be
+     * deferrable (ss_tgt_beside_index), so two rows may share it for a while. */
+    table->key_deferred |= fresh && !table->unique && table->key_count > 0;
     table->next = t->tables;
     t->tables = table;
     *ret = table;
