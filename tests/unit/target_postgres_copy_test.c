@@ -178,6 +178,40 @@ static void test_tables_in_the_way(void **state) {
 }
 
 /* Whatever adopt says and whether there are rows: a table has one writer. */
+/* An adopted table keeps its primary key only when it is the source's. */
+static void test_another_primary_key(void **state) {
+    (void)state;
+    static const struct {
+        const char *key;
+        bool same;
+    } keys[] = {{"id", true}, {"id, v", false}, {"v", false}, {"v, id", false}};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        char ddl[200];
+        snprintf(ddl, sizeof ddl,
+                 "DROP SCHEMA IF EXISTS sidespool CASCADE; DROP TABLE IF EXISTS public.a; CREATE "
+                 "TABLE public.a (id integer, v text NOT NULL, PRIMARY KEY (%s))",
+                 keys[i].key);
+        sql(ddl);
+        ss_target *t = target_open();
+        Sidespool__Schema *a = schema("a", "id integer*; v text");
+        ss_table_state copy = state_of("a", SS_TABLE_COPYING, 1);
+        ss_progress p = progress_at(10);
+        OK(ss_target_postgres.copy_begin(t, &BEGIN, &copy, 1, &p, &err));
+        OK(ss_target_postgres.copy_object(
+            t,
+            object("table", "constraint", "k", "public.a",
+                   "ALTER TABLE ONLY public.a ADD CONSTRAINT k PRIMARY KEY (id) INCLUDE (v)",
+                   false),
+            &err));
+        copy.loaded = true;
+        if (keys[i].same)
+            OK(ss_target_postgres.copy_table(t, a, &p, &copy, &err));
+        else
+            STOPS(ss_target_postgres.copy_table(t, a, &p, &copy, &err), "SS-TGT-0013");
+        ss_target_postgres.close(t);
+    }
+}
+
 static void test_one_route_for_a_table(void **state) {
     (void)state;
     ss_target *t = target_open();
@@ -529,6 +563,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         T(test_fresh_copy),
         T(test_tables_in_the_way),
+        T(test_another_primary_key),
         T(test_one_route_for_a_table),
         T(test_interrupted_copy_starts_again),
         T(test_resync_beside),

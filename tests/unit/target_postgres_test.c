@@ -320,6 +320,49 @@ static void test_no_value_in_errors(void **state) {
     ss_target_postgres.close(t);
 }
 
+/* Two rows for one key must not make up for a missing one, whatever index there is. */
+static void test_counts_without_a_unique_key(void **state) {
+    (void)state;
+    static const char *const indexes[] = {
+        "SELECT 1",
+        "CREATE INDEX ON public.t (id)",
+        "CREATE UNIQUE INDEX ON public.t (id) WHERE id > 100",
+        "CREATE UNIQUE INDEX ON public.t (id, v)",
+        "CREATE UNIQUE INDEX ON public.t ((id + 0), v)",
+        "ALTER TABLE public.t ADD UNIQUE (id, v) DEFERRABLE",
+        "CREATE UNIQUE INDEX ON public.t (v) INCLUDE (id)",
+    };
+    for (size_t i = 0; i < sizeof indexes / sizeof *indexes; i++)
+        for (int deletes = 0; deletes < 2; deletes++) {
+            sql("DROP SCHEMA IF EXISTS sidespool CASCADE; DROP TABLE IF EXISTS public.t; CREATE "
+                "TABLE public.t (id integer, v text, w text); INSERT INTO public.t VALUES (1, 'a'), (1, "
+                "'b'), (3, 'c')");
+            sql(indexes[i]);
+            ss_target *t = target_open();
+            hand *h = batch_of(schema("t", "id integer*; v text; w text"), 100);
+            for (int id = 1; id <= 2; id++)
+                if (deletes == 1)
+                    DELETE(h, id == 1 ? "1" : "2", ABSENT, ABSENT);
+                else
+                    UPDATE(h, NO_ROW, id == 1 ? "1" : "2", UNCHANGED, "x");
+            grouped(h, "UUV");
+            STOPS(ss_target_postgres.apply(t, &h->batch, &err), "SS-TGT-0007");
+            assert_string_equal(ask("SELECT string_agg(id || v, ' ' ORDER BY v) FROM public.t"),
+                                "1a 1b 3c");
+            ss_target_postgres.close(t);
+        }
+    /* Without drift such a table is written all the same. */
+    sql("DELETE FROM public.t WHERE v = 'b'");
+    ss_target *t = target_open();
+    hand *h = batch_of(schema("t", "id integer*; v text; w text"), 200);
+    UPDATE(h, NO_ROW, "1", "x", "p");
+    UPDATE(h, NO_ROW, "3", "y", "q");
+    grouped(h, "UVV");
+    OK(ss_target_postgres.apply(t, &h->batch, &err));
+    assert_string_equal(ask("SELECT string_agg(id || v, ' ' ORDER BY v) FROM public.t"), "1x 3y");
+    ss_target_postgres.close(t);
+}
+
 static void test_unique_swap_falls_back(void **state) {
     (void)state;
     sql("CREATE TABLE public.t (id integer PRIMARY KEY, u integer UNIQUE, v text); INSERT INTO "
@@ -750,6 +793,7 @@ int main(void) {
         T(test_types_as_key),
         T(test_drift_stops_and_takes_back),
         T(test_no_value_in_errors),
+        T(test_counts_without_a_unique_key),
         T(test_unique_swap_falls_back),
         T(test_fallback_inside_a_large_transaction),
         T(test_deferrable_key),
