@@ -20,10 +20,11 @@ static bool there_already(const char *state) {
 }
 
 /* The table was there with a primary key: it is the source's when its columns are. They are spelled
- * as pg_get_constraintdef spells them, with which the source made the definition. */
-static ss_status same_key(ss_target *t, const char *table, const char *definition, bool *ret,
-                          ss_error *reterr) {
-    const char *values[] = {table, definition};
+ * as pg_get_constraintdef spells them, with which the source made the definition. A constraint of a
+ * partition tree belongs to no table of the copy: it is looked for by its own name. */
+static ss_status same_key(ss_target *t, const char *table, const char *ns, const char *name,
+                          const char *definition, bool *ret, ss_error *reterr) {
+    const char *values[] = {table, definition, ns, name};
     PGresult *res = NULL;
     ss_status status = ss_tgt_query(
         t, "reading the table's primary key",
@@ -31,8 +32,10 @@ static ss_status same_key(ss_target *t, const char *table, const char *definitio
         "k.at) || ')') > 0 FROM pg_constraint c JOIN pg_class r ON r.oid = c.conrelid JOIN "
         "pg_namespace n ON n.oid = r.relnamespace CROSS JOIN LATERAL unnest(c.conkey) WITH "
         "ORDINALITY k(attnum, at) JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum = "
-        "k.attnum WHERE c.contype = 'p' AND n.nspname || '.' || r.relname = $1 GROUP BY c.oid",
-        2, values, &res, reterr);
+        "k.attnum WHERE c.contype = 'p' AND n.nspname || '.' || CASE $1 WHEN '' THEN c.conname "
+        "ELSE r.relname END = "
+        "CASE $1 WHEN '' THEN $3 || '.' || $4 ELSE $1 END GROUP BY c.oid",
+        4, values, &res, reterr);
     if (status == SS_OK) {
         *ret = PQntuples(res) == 1 && PQgetvalue(res, 0, 0)[0] == 't';
         PQclear(res);
@@ -68,14 +71,14 @@ ss_status ss_tgt_object_run(ss_target *t, const char *kind, const char *ns, cons
             t, "leaving an object out",
             "ROLLBACK TO SAVEPOINT sidespool_object; RELEASE SAVEPOINT sidespool_object", reterr);
         if (status == SS_OK && second_key)
-            status = same_key(t, table, definition, &there, reterr);
+            status = same_key(t, table, ns, name, definition, &there, reterr);
         if (status == SS_OK && !there && optional)
             ss_tgt_message(res, ret_refused, size);
         else if (status == SS_OK && !there)
             status = ss_fail(reterr, SS_STOP, "SS-TGT-0013",
-                             "constraint %s of %s: the target's table has a primary key of other "
+                             "constraint %s.%s: the target's table%s%s has a primary key of other "
                              "columns than the source's; drop it and resume.",
-                             name, table);
+                             ns, name, table[0] != '\0' ? " " : "", table);
     } else {
         char what[200];
         snprintf(what, sizeof what, "%s %s.%s", kind, ns, name);
