@@ -486,6 +486,9 @@ static ss_status open_snapshot(copy_run *run, int most_ms, char ret_position[SS_
     run->table_count = ops_of(run)->snapshot_tables(run->snapshot, &run->tables);
     const char *position = ops_of(run)->snapshot_position(run->snapshot);
     status = pack_begin(run, position, &packed, reterr);
+    if (status == SS_OK && ops_of(run)->selected != NULL)
+        status = ss_selected_copied(ss_pipeline_selected(copies->setup.pipeline), run->tables,
+                                    run->table_count, reterr);
     if (status == SS_OK)
         status = ss_pipeline_add_marker(copies->setup.pipeline, position,
                                         ss_bytes_of(packed.ptr, packed.len), 0, reterr);
@@ -505,13 +508,31 @@ static bool say_awaited(void *ctx, const char *awaited) {
     return ss_copies_aborted(run->copies, NULL) == SS_OK;
 }
 
+/* Before the snapshot: a table that broke is told of before the copy that mends it begins. */
+static ss_status look_at_tables(copy_run *run, ss_error *reterr) {
+    for (;;) {
+        ss_error why = {0};
+        ss_status status = ss_pipeline_look(run->copies->setup.pipeline, 500, &why);
+        if (status != SS_BUSY) {
+            if (status != SS_OK)
+                *reterr = why;
+            return status;
+        }
+        ss_copies_show(run->copies, why.text);
+        ss_copies_each_second(run->copies);
+        status = ss_copies_aborted(run->copies, reterr);
+        if (status != SS_OK)
+            return status;
+    }
+}
+
 /* Long transactions of the source are waited for while capture goes on; under hold only for a
  * moment. */
 static ss_status try_snapshot(copy_run *run, int most_ms, char ret_position[SS_POSITION_MAX],
                               ss_error *reterr) {
     ss_copies_show(run->copies, "taking a snapshot of the source");
-    ss_status status = SS_OK;
-    if (ops_of(run)->snapshot_await != NULL)
+    ss_status status = look_at_tables(run, reterr);
+    if (status == SS_OK && ops_of(run)->snapshot_await != NULL)
         status = ops_of(run)->snapshot_await(run->copies->setup.env, say_awaited, run, reterr);
     if (status == SS_OK)
         status = open_snapshot(run, most_ms, ret_position, reterr);

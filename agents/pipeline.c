@@ -16,7 +16,7 @@
 /* ---- called by any thread
  * ------------------------------------------------------------------------------------------ */
 
-static void wake_capture(ss_pipeline *p) {
+void ss_pipeline_wake(ss_pipeline *p) {
     uint64_t one = 1;
     ssize_t n = write(p->request_fd, &one, sizeof one);
     (void)n; /* would block: it is readable already */
@@ -33,8 +33,11 @@ ss_status ss_pipeline_new(const ss_pipeline_setup *setup, ss_pipeline **ret, ss_
         free(p);
         return ss_fail_sys(reterr, SS_STOP, "SS-AGENT-0001", err, "cannot make an eventfd");
     }
-    ss_status status = ss_waiter_init(&p->mutex, &p->cond, reterr);
+    ss_status status = ss_selected_new(ss_spool_dir(setup->spool), &p->selected, reterr);
+    if (status == SS_OK)
+        status = ss_waiter_init(&p->mutex, &p->cond, reterr);
     if (status != SS_OK) {
+        ss_selected_free(p->selected);
         close(p->request_fd);
         free(p);
         return status;
@@ -55,6 +58,7 @@ void ss_pipeline_free(ss_pipeline *p) {
     ss_markers_clear(&p->markers);
     ss_buf_done(&p->record);
     ss_buf_done(&p->schema);
+    ss_selected_free(p->selected);
     pthread_cond_destroy(&p->cond);
     pthread_mutex_destroy(&p->mutex);
     close(p->request_fd);
@@ -95,7 +99,7 @@ ss_status ss_pipeline_add_marker(ss_pipeline *p, const char *position, ss_bytes 
     }
     pthread_mutex_unlock(&p->mutex);
     free(marker);
-    wake_capture(p);
+    ss_pipeline_wake(p);
     return status;
 }
 
@@ -112,7 +116,7 @@ ss_status ss_pipeline_hold(ss_pipeline *p, ss_error *reterr) {
     pthread_mutex_lock(&p->mutex);
     if (p->holds++ == 0)
         p->history_held = p->history;
-    wake_capture(p);
+    ss_pipeline_wake(p);
     while (p->taking && !p->stop)
         ss_waiter_wait(&p->cond, &p->mutex, 1000);
     if (p->stop) {
@@ -127,7 +131,7 @@ void ss_pipeline_unhold(ss_pipeline *p) {
     pthread_mutex_lock(&p->mutex);
     p->holds--;
     pthread_mutex_unlock(&p->mutex);
-    wake_capture(p);
+    ss_pipeline_wake(p);
 }
 
 ss_status ss_pipeline_wait_prepared(ss_pipeline *p, int wait_ms, ss_error *reterr) {
@@ -151,7 +155,7 @@ void ss_pipeline_pause(ss_pipeline *p) {
     pthread_mutex_lock(&p->mutex);
     p->paused = true;
     pthread_mutex_unlock(&p->mutex);
-    wake_capture(p);
+    ss_pipeline_wake(p);
 }
 
 void ss_pipeline_resume(ss_pipeline *p) {
@@ -160,7 +164,7 @@ void ss_pipeline_resume(ss_pipeline *p) {
     p->again = true;
     pthread_cond_broadcast(&p->cond);
     pthread_mutex_unlock(&p->mutex);
-    wake_capture(p);
+    ss_pipeline_wake(p);
 }
 
 /* ---- the capture thread
@@ -319,7 +323,7 @@ ss_status ss_pipeline_stop(ss_pipeline *p, int wait_ms, ss_error *reterr) {
     pthread_mutex_lock(&p->mutex);
     p->stop = true;
     pthread_cond_broadcast(&p->cond);
-    wake_capture(p);
+    ss_pipeline_wake(p);
     while (!p->ended && ss_monotonic_ms() < until)
         ss_waiter_wait(&p->cond, &p->mutex, until - ss_monotonic_ms());
     bool ended = p->ended;

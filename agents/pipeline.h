@@ -5,6 +5,7 @@
 #ifndef AGENTS_PIPELINE_H
 #define AGENTS_PIPELINE_H
 
+#include "agents/selected.h"
 #include "agents/state.h"
 #include "sidespool/source.h"
 #include "sidespool/spool.h"
@@ -57,6 +58,11 @@ static inline int ss_hold_longer(int most_ms) {
 /* Waits up to wait_ms until the source has been prepared and its first position is durable: a
  * snapshot taken from then on has nothing between it and the stream. SS_BUSY: not yet. */
 SS_MUST ss_status ss_pipeline_wait_prepared(ss_pipeline *pipeline, int wait_ms, ss_error *reterr);
+
+/* Compares the tables that the source selects with those that were captured, and writes a TableGap for
+ * each that broke; waits for it up to wait_ms. SS_BUSY: not yet. A copy does so before its snapshot. */
+SS_MUST ss_status ss_pipeline_look(ss_pipeline *pipeline, int wait_ms, ss_error *reterr);
+ss_selected *ss_pipeline_selected(ss_pipeline *pipeline); /* borrowed */
 
 /* Stops taking from the source until resume; answered keepalives go on. resume also tries again
  * after a halt. */

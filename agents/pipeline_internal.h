@@ -39,10 +39,15 @@ struct ss_pipeline {
     ss_marker_list incoming;
     size_t marker_count; /* of both lists */
     uint64_t marker_durable;
+    uint64_t look_wanted, look_done; /* comparisons asked for by ss_pipeline_look; done: written by us alone */
+    ss_status look_status;
+    ss_error look_error;
 
     /* The capture thread's own. */
     ss_log *log;
     ss_source *source;
+    ss_selected *selected; /* safe in any thread */
+    int64_t look_again_ms;
     ss_marker_list markers;
     uint64_t marker_written;
     char captured[SS_POSITION_MAX]; /* all up to here has been handed over */
@@ -70,6 +75,8 @@ struct ss_pipeline {
 extern const ss_sink ss_pipeline_sink; /* ctx to be filled in */
 SS_MUST ss_status ss_pipeline_append(ss_pipeline *p, const Sidespool__Record *record,
                                      ss_error *reterr);
+SS_MUST ss_status ss_pipeline_append_bytes(ss_pipeline *p, ss_bytes record, uint64_t schema_id,
+                                           ss_error *reterr);
 /* Writes the markers that are due when everything before `upto` has been captured. Only between
  * transactions. */
 SS_MUST ss_status ss_pipeline_write_markers(ss_pipeline *p, const char *upto, ss_error *reterr);
@@ -77,6 +84,15 @@ SS_MUST ss_status ss_pipeline_write_markers(ss_pipeline *p, const char *upto, ss
 void ss_pipeline_whole(ss_pipeline *p);
 void ss_pipeline_set_full(ss_pipeline *p, const ss_error *err);
 bool ss_pipeline_marker_waits(const ss_pipeline *p);
+/* pipeline_selected.c */
+SS_MUST ss_status ss_pipeline_compare_at_start(ss_pipeline *p, bool adopt, ss_error *reterr);
+SS_MUST ss_status ss_pipeline_compare_if_asked(ss_pipeline *p, ss_error *reterr);
+SS_MUST ss_status ss_pipeline_table_gap(void *ctx, const char *ns, const char *name, const char *reason,
+                                        ss_error *reterr);
+
+/* pipeline.c: any thread. */
+void ss_pipeline_wake(ss_pipeline *p);
+
 void ss_markers_init(ss_marker_list *list);
 uint64_t ss_markers_newest(const ss_marker_list *list); /* the highest id */
 size_t ss_markers_clear(ss_marker_list *list);
@@ -89,6 +105,9 @@ SS_MUST ss_status ss_pipeline_settle(ss_pipeline *p, ss_error *reterr);
  * gap. */
 bool ss_pipeline_is_gap(ss_pipeline *p);
 SS_MUST ss_status ss_pipeline_flush(ss_pipeline *p, bool now, ss_error *reterr);
+/* Appends a packed record behind all that was captured, whole by itself, and makes it durable. Between
+ * transactions. */
+SS_MUST ss_status ss_pipeline_put_durable(ss_pipeline *p, ss_bytes record, ss_error *reterr);
 bool ss_pipeline_stopping(ss_pipeline *p);
 /* Waits `ms`, or until the pipeline is being stopped; the log is trimmed meanwhile. */
 void ss_pipeline_wait(ss_pipeline *p, int64_t ms);

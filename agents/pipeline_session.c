@@ -125,6 +125,16 @@ static ss_status append_durable(ss_pipeline *p, const Sidespool__Record *record,
     return status;
 }
 
+/* As append_durable, up to what has been captured. If there is no room the session ends and comes back. */
+ss_status ss_pipeline_put_durable(ss_pipeline *p, ss_bytes record, ss_error *reterr) {
+    ss_status status = ss_pipeline_append_bytes(p, record, 0, reterr);
+    if (status == SS_OK) {
+        ss_pipeline_whole(p);
+        status = ss_pipeline_flush(p, true, reterr);
+    }
+    return status == SS_BUSY ? SS_RETRY : status;
+}
+
 /* What prepare waits for, as the state's reason; not each second, because a new reason is a line in
  * the log. */
 static bool say_preparing(void *ctx, const char *awaited) {
@@ -250,14 +260,16 @@ static ss_status connect_source(ss_pipeline *p, ss_error *reterr) {
     const ss_log_state *state = ss_log_get_state(p->log);
     ss_source_verdict verdict = {0};
     bool intended = state->identity[0] != '\0' && state->position[0] == '\0';
+    bool begins = state->position[0] == '\0'; /* or a gap is answered: a new history */
 
     if (ss_agent_state_get(p->setup.status) == SS_AGENT_STARTING)
         ss_agent_state_set(p->setup.status, SS_AGENT_STARTING, "connecting to the source", NULL);
     ss_status status = ops->open(p->setup.env, state->identity, state->position, intended,
                                  &p->source, &verdict, reterr);
-    if (status == SS_STOP && verdict.gap)
+    if (status == SS_STOP && verdict.gap) {
+        begins = true;
         status = answer_gap(p, &verdict, reterr);
-    else if (status == SS_OK && state->position[0] == '\0')
+    } else if (status == SS_OK && state->position[0] == '\0')
         status = first_start(p, verdict.identity, reterr);
     else if (status == SS_OK && strcmp(verdict.identity, state->identity) != 0)
         status = ss_log_set_identity(p->log, verdict.identity, false, reterr);
@@ -267,6 +279,11 @@ static ss_status connect_source(ss_pipeline *p, ss_error *reterr) {
     state = ss_log_get_state(p->log);
     snprintf(p->captured, sizeof p->captured, "%s", state->position);
     p->released[0] = '\0';
+    /* Before streaming goes on: a table that left must be noted before its changes are dropped, and one
+     * that broke must be told of before its changes come again. */
+    status = ss_pipeline_compare_at_start(p, begins, reterr);
+    if (status != SS_OK)
+        return status;
     status = ops->start(p->source, p->captured, reterr);
     if (status == SS_OK)
         set_prepared(p, true);
@@ -405,6 +422,9 @@ static ss_status one_turn(ss_pipeline *p, bool *ret_stop, ss_error *reterr) {
         if (status != SS_OK && status != SS_BUSY)
             goto out;
     }
+    status = ss_pipeline_compare_if_asked(p, reterr);
+    if (status != SS_OK)
+        goto out;
     bool hold = turn.hold || p->full;
     if (!trying)
         say_state(p, &turn);

@@ -49,8 +49,8 @@ void ss_pipeline_set_full(ss_pipeline *p, const ss_error *err) {
     p->full_retry_ms = now + 500;
 }
 
-static ss_status append_bytes(ss_pipeline *p, ss_bytes record, uint64_t schema_id,
-                              ss_error *reterr) {
+ss_status ss_pipeline_append_bytes(ss_pipeline *p, ss_bytes record, uint64_t schema_id,
+                                   ss_error *reterr) {
     ss_error err = {0};
     ss_status status = ss_log_append(p->log, record, schema_id, &p->sequence, &err);
 
@@ -86,7 +86,7 @@ ss_status ss_pipeline_append(ss_pipeline *p, const Sidespool__Record *record, ss
     ss_status status = encoded(p, reterr);
     if (status != SS_OK)
         return status;
-    return append_bytes(p, ss_bytes_of(p->record.ptr, p->record.len), 0, reterr);
+    return ss_pipeline_append_bytes(p, ss_bytes_of(p->record.ptr, p->record.len), 0, reterr);
 }
 
 void ss_pipeline_whole(ss_pipeline *p) {
@@ -113,7 +113,7 @@ ss_status ss_pipeline_write_markers(ss_pipeline *p, const char *upto, ss_error *
             at = &marker->next;
             continue;
         }
-        ss_status status = append_bytes(p, ss_bytes_of(marker->record, marker->len), 0, reterr);
+        ss_status status = ss_pipeline_append_bytes(p, ss_bytes_of(marker->record, marker->len), 0, reterr);
         if (status != SS_OK)
             return status;
         /* Whole by itself: a transaction behind it that is cut and sent again does not take it
@@ -203,7 +203,7 @@ static ss_status emit(void *ctx, ss_bytes record, uint64_t schema_id, ss_error *
         p->emitted++;
         return SS_OK;
     }
-    ss_status status = append_bytes(p, record, schema_id, reterr);
+    ss_status status = ss_pipeline_append_bytes(p, record, schema_id, reterr);
     if (status == SS_OK)
         p->emit_skip = ++p->emitted;
     return status;
@@ -349,4 +349,5 @@ const ss_sink ss_pipeline_sink = {
     .truncate = sink_truncate,
     .commit = sink_commit,
     .idle = sink_idle,
+    .table_gap = ss_pipeline_table_gap,
 };

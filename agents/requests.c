@@ -19,6 +19,7 @@
 #define OUTPUT_MOST ((size_t)16 << 20) /* of a peer that does not read */
 #define WAKE_MOST 4096                 /* wake bytes that nobody reads are not worth more */
 #define PEERS_MOST 128
+#define STATUS_LEFT_MOST 1000 /* tables that left, in a status */
 #define STATUS_FRESH_MS 2000
 #define STATUS_WAIT_MS 2000 /* a source that does not answer does not keep `status` longer */
 #define FULL_SAY_MS 60000
@@ -121,7 +122,9 @@ static json_t *status_json(ss_requests *requests) {
         return NULL;
     json_t *source =
         requests->source_status != NULL ? json_incref(requests->source_status) : json_null();
-    if (json_object_set_new(json, "copy", copy_json(&now.copy)) != 0 ||
+    json_t *left = ss_selected_left(ss_pipeline_selected(setup->pipeline), STATUS_LEFT_MOST);
+    if (json_object_set_new(json, "left", left) != 0 ||
+        json_object_set_new(json, "copy", copy_json(&now.copy)) != 0 ||
         json_object_set_new(json, "source_status", source) != 0) {
         json_decref(json);
         return NULL;

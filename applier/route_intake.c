@@ -12,7 +12,7 @@
 #include <stdlib.h>
 
 enum { K_BEGIN = 1, K_CHANGE, K_COMMIT, K_TRUNCATE, K_PIECE, K_IDLE, K_MARK, K_COPY_BEGIN, K_COPY_END, K_COPY_ROWS,
-       K_COPY_TABLE, K_OBJECT, K_GAP };
+       K_COPY_TABLE, K_OBJECT, K_GAP, K_TABLE_GAP };
 
 unsigned ss_record_kind(ss_bytes record) {
     /* The body is the record's only field, so its tag is the first byte (fields 1-15, wire type 2). */
@@ -364,6 +364,65 @@ static ss_status take_gap(ss_route *r, ss_intake *in, const Sidespool__Gap *gap,
     return ss_progress_write(r, &p, reterr);
 }
 
+/* Rows of t that were copied before this record are not whole: what came from the source meanwhile is in no stream. */
+static bool breaks(ss_route *r, const ss_intake *in, const ss_route_table *t) {
+    if (t == NULL || t->st.status == SS_TABLE_ABSENT || in->sequence <= t->st.from_sequence)
+        return false;
+    return !in->catchup || ss_route_catchup_has(r, t);
+}
+
+/* The names for a person, and those that a resync command takes. */
+static ss_status halt_broken(ss_route *r, const ss_intake *in, const Sidespool__TableGap *gap, ss_error *reterr) {
+    char names[384] = "";
+    size_t used = 0, named = 0, more = 0;
+    for (size_t i = 0; i < gap->n_tables; i++) {
+        const ss_route_table *t = ss_route_table_find(r, gap->tables[i]->ns, gap->tables[i]->name);
+        if (!breaks(r, in, t))
+            continue;
+        size_t need = strlen(t->st.ns) + strlen(t->st.name) + 2;
+        if (used + need >= sizeof names - 1) {
+            more++;
+            continue;
+        }
+        used += (size_t)snprintf(names + used, sizeof names - used, "%s%s.%s", named++ ? " " : "", t->st.ns, t->st.name);
+    }
+    if (more)
+        return ss_fail(reterr, SS_STOP, "SS-ROUTE-0015", "%zu tables (%.60s and others): %.110s, so what they hold here is not whole; run: sidespool resync --route %s",
+                       named + more, names, gap->reason, r->conf->name);
+    return ss_fail(reterr, SS_STOP, "SS-ROUTE-0015", "%s: %.110s, so what the target holds is not whole; run: sidespool resync --route %s %s", names,
+                   gap->reason, r->conf->name, names);
+}
+
+/* TableGap: the agent could not tell all that these tables changed. Under on_gap: resync they are copied anew, beside their old rows;
+ * else a person says when. A resync before this place sets them absent, so the stream goes on past it.
+ * In one target transaction with progress: if we die before it, the record is met again; after, they are absent and asked for. */
+static ss_status take_table_gap(ss_route *r, ss_intake *in, const Sidespool__TableGap *gap, ss_error *reterr) {
+    size_t broken = 0;
+    for (size_t i = 0; i < gap->n_tables; i++)
+        broken += breaks(r, in, ss_route_table_find(r, gap->tables[i]->ns, gap->tables[i]->name));
+    in->whole = in->sequence;
+    if (!broken)
+        return SS_OK;
+    if (r->conf->on_gap != SS_ON_GAP_RESYNC)
+        return halt_broken(r, in, gap, reterr);
+    for (size_t i = 0; i < gap->n_tables; i++) {
+        ss_route_table *t = ss_route_table_find(r, gap->tables[i]->ns, gap->tables[i]->name);
+        if (!breaks(r, in, t))
+            continue;
+        SS_LOG(SS_WARN, "table_gap_answered_by_resync", SS_S("schema", t->st.ns), SS_S("table", t->st.name),
+               SS_U("sequence", in->sequence), SS_S("reason", gap->reason));
+        ss_route_table_absent(r, t);
+    }
+    ss_progress p = r->progress;
+    if (!in->catchup) {
+        p.sequence = in->sequence;
+        ss_intake_close(&r->catchup); /* its group may have changed */
+    }
+    r->copy.next_ask_ms = 0;
+    r->copy.one_by_one = false;
+    return ss_progress_write(r, &p, reterr);
+}
+
 /* Records that stand between transactions and end a batch. Everything before them has been applied. */
 static ss_status take_special(ss_route *r, ss_intake *in, const Sidespool__Record *record, ss_error *reterr) {
     switch (record->body_case) {
@@ -389,6 +448,8 @@ static ss_status take_special(ss_route *r, ss_intake *in, const Sidespool__Recor
         if (!in->catchup)
             return take_gap(r, in, record->gap, reterr);
         break;
+    case SIDESPOOL__RECORD__BODY_TABLE_GAP:
+        return take_table_gap(r, in, record->table_gap, reterr);
     default:
         return damaged(r, in, "a record that does not belong into the stream", reterr);
     }

@@ -238,6 +238,42 @@ static void troubles_of_new_tables(json_t *list, const ss_supervisor *sup, const
     }
 }
 
+/* The route goes on holding a table that its agent no longer captures: nothing will ever change it again. */
+static bool holds_ready(const ss_route_proc *route, const char *name) {
+    json_t *table;
+    size_t i;
+    const json_t *tables = json_object_get(route->status, "tables"),
+                 *listed = json_object_get(tables, "list");
+    json_array_foreach(listed, i, table) {
+        if (strcmp(ss_json_text(table, "name", ""), name) == 0)
+            return strcmp(ss_json_text(table, "status", ""), "ready") == 0;
+    }
+    return ss_json_int(tables, "total") > (int64_t)json_array_size(listed); /* said rather than not */
+}
+
+static void troubles_of_left_tables(json_t *list, const ss_supervisor *sup, const char *source,
+                                    const json_t *agent) {
+    size_t i;
+    json_t *left;
+    json_array_foreach(json_object_get(agent, "left"), i, left) {
+        const char *name = ss_json_text(left, "table", "");
+        time_t since = (time_t)(ss_json_int(left, "since") / 1000000);
+        struct tm utc;
+        char when[32] = "";
+        if (gmtime_r(&since, &utc) != NULL)
+            (void)strftime(when, sizeof when, "%Y-%m-%d %H:%M:%S UTC", &utc);
+        for (size_t k = 0; k < sup->route_count; k++) {
+            if (strcmp(sup->routes[k].config->source, source) != 0 ||
+                !holds_ready(&sup->routes[k], name))
+                continue;
+            trouble(list, "table_left", sup->routes[k].config->name, source,
+                    "include it in the agent's file again, or drop the copy when nobody needs it",
+                    "Table %s of source %s is not captured any more since %s; its copy stands still.",
+                    name, source, when);
+        }
+    }
+}
+
 static void troubles_of_source_log(json_t *list, const char *source, const json_t *agent) {
     const json_t *own = json_object_get(agent, "source_status");
     int64_t retained = ss_json_int(own, "retained_bytes");
@@ -292,6 +328,7 @@ static void troubles_of_agent(json_t *list, const ss_supervisor *sup, const char
     }
     troubles_of_source_log(list, source, agent);
     troubles_of_new_tables(list, sup, source, agent);
+    troubles_of_left_tables(list, sup, source, agent);
 }
 
 static bool owned(const ss_supervisor *sup, const char *source, const char *consumer) {

@@ -274,6 +274,18 @@ static ss_status check_row(const Sidespool__Row *row, const char *side, const ch
     return SS_OK;
 }
 
+/* A TableGap that names no table would let everything pass that it is there to stop. */
+static ss_status check_table_gap(const Sidespool__TableGap *gap, const char *place,
+                                 ss_error *reterr) {
+    bool named = gap->n_tables > 0;
+
+    for (size_t i = 0; i < gap->n_tables && named; i++)
+        named = gap->tables[i]->name[0] != '\0';
+    return named ? SS_OK
+                 : ss_fail(reterr, SS_STOP, "SS-REC-0010",
+                           "%s: this TableGap does not say of which tables it is", place);
+}
+
 static ss_status check_change(const Sidespool__Change *change, const char *place,
                               ss_error *reterr) {
     if (change->base.n_unknown_fields != 0)
@@ -310,6 +322,8 @@ ss_status ss_record_get(ss_bytes bytes, ss_arena *arena, const char *place, Side
         status = check_change(record->change, place, reterr);
     else
         status = check_message(&record->base, place, reterr);
+    if (status == SS_OK && record->body_case == SIDESPOOL__RECORD__BODY_TABLE_GAP)
+        status = check_table_gap(record->table_gap, place, reterr);
     if (status == SS_OK)
         *ret = record;
     return status;

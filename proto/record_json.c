@@ -131,6 +131,20 @@ static void truncate_json(json_t *object, const Sidespool__Truncate *truncate) {
     set(object, "restart_identity", json_boolean(truncate->restart_identity));
 }
 
+static void table_gap_json(json_t *object, const Sidespool__TableGap *gap) {
+    json_t *tables = json_array();
+
+    for (size_t i = 0; i < gap->n_tables; i++) {
+        json_t *table = json_object();
+        set(table, "ns", text_json(gap->tables[i]->ns));
+        set(table, "name", text_json(gap->tables[i]->name));
+        json_array_append_new(tables, table);
+    }
+    set(object, "kind", json_string("table_gap"));
+    set(object, "reason", text_json(gap->reason));
+    set(object, "tables", tables);
+}
+
 static void copy_begin_json(json_t *object, const Sidespool__CopyBegin *begin) {
     json_t *tables = json_array();
 
@@ -297,6 +311,9 @@ static void body_json(json_t *object, const Sidespool__Record *record,
         set(object, "epoch", count_json(record->gap->epoch));
         set(object, "reason", text_json(record->gap->reason));
         set(object, "position", text_json(record->gap->position));
+        break;
+    case SIDESPOOL__RECORD__BODY_TABLE_GAP:
+        table_gap_json(object, record->table_gap);
         break;
     default:
         set(object, "kind", json_string("unknown"));

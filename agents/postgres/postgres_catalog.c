@@ -383,6 +383,53 @@ ss_status ss_postgres_tables_select(PGconn *conn, const ss_source_env *env, bool
     return status;
 }
 
+/* A pattern without a table is no error: tables are dropped while an agent runs. --check and copies name it. */
+static ss_status selected(PGconn *conn, const ss_source_env *env, ss_arena *arena,
+                          ss_postgres_table **ret, size_t *ret_count, ss_error *reterr) {
+    ss_postgres_publication publication;
+    struct relation *relations;
+    size_t count;
+    ss_error unmatched = {0};
+    ss_status status = ss_postgres_publication_get(conn, env, arena, &publication, reterr);
+    if (status == SS_OK)
+        status = relations_load(conn, env, arena, &relations, &count, reterr);
+    if (status != SS_OK)
+        return status;
+    status = match_all(relations, count, env, arena, &unmatched);
+    if (status == SS_RETRY) {
+        *reterr = unmatched;
+        return status;
+    }
+    return choose(relations, count, publication.via_root, false, arena, ret, ret_count, reterr);
+}
+
+ss_status ss_postgres_selected(const ss_source_env *env, ss_arena *arena, ss_source_table **ret,
+                               size_t *ret_count, ss_error *reterr) {
+    PGconn *conn = NULL;
+    ss_postgres_table *tables;
+    size_t count;
+    ss_status status = ss_postgres_connect(env, false, &conn, reterr);
+    if (status == SS_OK)
+        status = selected(conn, env, arena, &tables, &count, reterr);
+    PQfinish(conn);
+    if (status != SS_OK)
+        return status;
+    ss_source_table *list = ss_arena_alloc(arena, (count + 1) * sizeof *list);
+    bool ok = list != NULL;
+    for (size_t i = 0; ok && i < count; i++) {
+        list[i] = (ss_source_table){.ns = tables[i].ns,
+                                    .name = tables[i].name,
+                                    .id = ss_arena_printf(arena, "%" PRIu32, tables[i].relid),
+                                    .captured = tables[i].published};
+        ok = list[i].id != NULL;
+    }
+    if (!ok)
+        return ss_fail(reterr, SS_RETRY, "SS-PG-0005", "no memory for the list of tables");
+    *ret = list;
+    *ret_count = count;
+    return SS_OK;
+}
+
 /* ---- one relation, while streaming
  * -------------------------------------------------------------------------------- */
 

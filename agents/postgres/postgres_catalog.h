@@ -17,6 +17,10 @@ SS_MUST ss_status ss_postgres_relation_wanted(PGconn *conn, const ss_source_env 
 SS_MUST ss_status ss_postgres_ancestors(PGconn *conn, uint32_t relid, uint32_t *ret, size_t most,
                                         size_t *ret_count, ss_error *reterr);
 
+/* The vtable's selected(). */
+SS_MUST ss_status ss_postgres_selected(const ss_source_env *env, ss_arena *arena,
+                                       ss_source_table **ret, size_t *ret_count, ss_error *reterr);
+
 /* A type that a Type message named: the only word about it once it has been dropped. */
 typedef struct {
     uint32_t oid;

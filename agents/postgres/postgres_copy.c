@@ -184,7 +184,8 @@ static ss_status table_load(ss_snapshot *snapshot, const ss_postgres_table *from
     to->bytes_estimate = from->bytes_estimate;
     table->relid = from->relid;
     table->place = ss_arena_printf(snapshot->arena, "%s.%s", from->ns, from->name);
-    if (packed->bad || table->place == NULL)
+    to->id = ss_arena_printf(snapshot->arena, "%" PRIu32, from->relid);
+    if (packed->bad || table->place == NULL || to->id == NULL)
         return no_memory(reterr);
     snapshot->count++;
     return columns_text(snapshot, to->schema, table, reterr);

@@ -247,6 +247,7 @@ const ss_source_ops ss_source_postgres = {
     .position_compare = position_compare,
     .now_position = ss_postgres_now_position,
     .status = ss_postgres_status,
+    .selected = ss_postgres_selected,
     .snapshot_await = ss_postgres_snapshot_await,
     .snapshot_open = ss_postgres_snapshot_open,
     .snapshot_position = ss_postgres_snapshot_position,

@@ -39,7 +39,17 @@ typedef struct ss_sink {
     ss_status (*commit)(void *ctx, const char *position, int64_t commit_time_us, ss_error *reterr);
     /* Outside a transaction: the source has nothing for us up to `position`. The pipeline writes at most one a second. */
     ss_status (*idle)(void *ctx, const char *position, int64_t source_time_us, ss_error *reterr);
+    /* What this table changed is not told whole from here on, or was not until now: routes that hold it copy it anew. Durable when it
+     * returns. Inside a transaction the record stands behind that: the source says nothing more of the table until then. */
+    ss_status (*table_gap)(void *ctx, const char *ns, const char *name, const char *reason, ss_error *reterr);
 } ss_sink;
+
+/* A table that the file selects. All in the caller's arena. */
+typedef struct {
+    const char *ns, *name;
+    const char *id;  /* the engine's own of the relation: another one under the same name is another table */
+    bool captured;   /* its changes come in the stream; false: they will once a copy has asked for it */
+} ss_source_table;
 
 typedef struct {
     bool gap;              /* resuming is impossible: answered by on_gap */
@@ -61,6 +71,7 @@ typedef struct {
     Sidespool__Schema *schema; /* sealed; lives as long as the snapshot */
     uint64_t schema_id;
     uint64_t rows_estimate, bytes_estimate;
+    const char *id;            /* as ss_source_table.id; lives as long as the snapshot */
     size_t chunk_count;        /* the table is read as so many chunks, each by one reader */
 } ss_snapshot_table;
 
@@ -110,6 +121,10 @@ typedef struct {
     /* Fills `out` (a json_t object, jansson) with the engine's own status: retained bytes, slot state, source's lag, tables that
      * match but are not captured yet ("new_tables": ["a.b"]). */
     ss_status (*status)(const ss_source_env *env, void *json, ss_error *reterr);
+
+    /* The tables that the file selects now, by a connection of its own. A pattern that matches none is no error here. Capture thread,
+     * before each start and while streaming. NULL: an engine whose tables cannot come and go. */
+    ss_status (*selected)(const ss_source_env *env, ss_arena *arena, ss_source_table **ret, size_t *ret_count, ss_error *reterr);
 
     /* Called before snapshot_open, while capture goes on: adds missing tables to what is captured, and waits for what
      * snapshot_open would else wait for (PostgreSQL: the transactions that run). NULL: there is nothing of that kind. */

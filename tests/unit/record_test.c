@@ -253,7 +253,7 @@ static void refuses_damaged_changes(void **state) {
     refuses_bytes("DELETE with a row after", 12, 3, "SS-REC-0007");
     refuses_bytes("unknown field of the row", 18, 0x1A, "SS-REC-0003");
     refuses_bytes("unknown field of the change", 13, 0x2A, "SS-REC-0003");
-    refuses_bytes("unknown kind of record", 0, 0x72, "SS-REC-0003");
+    refuses_bytes("unknown kind of record", 0, 0x7a, "SS-REC-0003");
     refuses("a small limit", a_insert, sizeof a_insert, 100, "SS-REC-0002");
     uint8_t lacking[] = {0x12, 7, 0x10, 1, 0x22, 3, 0x0A, 1, 1};
     refuses("a value announced, none there", lacking, sizeof lacking, 0, "SS-REC-0006");
@@ -615,7 +615,8 @@ static void every_kind_comes_back_and_is_dumped(void **state) {
                                                               &sidespool__copy_rows__descriptor,
                                                               &sidespool__copy_table__descriptor,
                                                               &sidespool__object__descriptor,
-                                                              &sidespool__gap__descriptor};
+                                                              &sidespool__gap__descriptor,
+                                                              &sidespool__table_gap__descriptor};
     ss_buf out, json;
 
     (void)state;
@@ -633,6 +634,16 @@ static void every_kind_comes_back_and_is_dumped(void **state) {
         record.begin = body; /* all members of the union are pointers */
         if (kind == SIDESPOOL__RECORD__BODY_CHANGE)
             record.change->op = SIDESPOOL__OP__OP_DELETE;
+        Sidespool__Table table = SIDESPOOL__TABLE__INIT, *tables[] = {&table};
+        if (kind == SIDESPOOL__RECORD__BODY_TABLE_GAP) { /* it must say of which tables it is */
+            ss_buf_clear(&out);
+            ss_record_put(&out, &record);
+            assert_int_equal(ss_record_get(ss_bytes_of(out.ptr, out.len), arena, "x", &got, &err), SS_STOP);
+            assert_string_equal(err.code, "SS-REC-0010");
+            table.name = (char *)(uintptr_t) "t";
+            record.table_gap->n_tables = 1;
+            record.table_gap->tables = tables;
+        }
         ss_buf_clear(&out);
         ss_record_put(&out, &record);
         if (ss_record_get(ss_bytes_of(out.ptr, out.len), arena, "x", &got, &err) != SS_OK)
