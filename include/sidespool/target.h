@@ -130,7 +130,8 @@ typedef struct {
      * ready and has beside set: those of the table being loaded beside. May be called while partial batches are open. */
     ss_status (*compare_schema)(ss_target *target, const Sidespool__Schema *schema, ss_error *reterr);
 
-    /* verify: a snapshot of what is applied now, on a connection of its own, so that applying goes on. */
+    /* verify: a snapshot of what is applied now, on a connection of its own, so that applying goes on. A table that was truncated or replaced
+     * since is not compared: SS_RETRY with the table's name. */
     ss_status (*digest_open)(const ss_target_env *env, ss_target *live, void **ret, ss_error *reterr);
     ss_status (*digest)(void *digest, const Sidespool__Schema *schema, ss_digest_bucket *buckets, ss_error *reterr);
     ss_status (*digest_rows)(void *digest, const Sidespool__Schema *schema, const uint8_t *wanted, size_t most, ss_arena *arena,

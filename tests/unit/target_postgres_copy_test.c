@@ -497,6 +497,38 @@ static void test_digest(void **state) {
     ss_target_postgres.close(t);
 }
 
+/* A table that was emptied or replaced after the snapshot must not be taken for an empty one. */
+static void test_digest_of_a_table_that_was_emptied(void **state) {
+    (void)state;
+    ss_target *t = target_open();
+    Sidespool__Schema *a = schema("a", "id integer*; v text"),
+                      *b = schema("b", "id integer*; v text");
+    fresh(t, a, b);
+    sql("DROP VIEW public.w; CREATE TABLE public.p (id integer, v text) PARTITION BY RANGE (id); "
+        "CREATE TABLE public.p1 PARTITION OF public.p DEFAULT; INSERT INTO public.p VALUES (1)");
+    Sidespool__Schema *p = schema("p", "id integer*; v text");
+    static ss_digest_bucket buckets[SS_DIGEST_BUCKETS];
+    static const char *const ddl[] = {
+        "TRUNCATE public.a, public.b", "TRUNCATE public.p",
+        "DROP TABLE public.a CASCADE; CREATE TABLE public.a (id integer, v text)"};
+    for (size_t i = 0; i < 3; i++) {
+        void *digest = NULL;
+        Sidespool__Schema *s = i == 1 ? p : a;
+        OK(ss_target_postgres.digest_open(&env, t, &digest, &err));
+        OK(ss_target_postgres.digest(digest, s, buckets, &err));
+        sql("SET lock_timeout = 3000"); /* what was read is not locked any more */
+        sql(ddl[i]);
+        memset(&err, 0, sizeof err);
+        assert_int_equal(ss_target_postgres.digest(digest, s, buckets, &err), SS_RETRY);
+        assert_string_equal(err.code, "SS-TGT-0022");
+        ss_target_postgres.digest_close(digest);
+        OK(ss_target_postgres.digest_open(&env, t, &digest, &err));
+        OK(ss_target_postgres.digest(digest, s, buckets, &err));
+        ss_target_postgres.digest_close(digest);
+    }
+    ss_target_postgres.close(t);
+}
+
 static int refusals;
 static void refusal(void *ctx, bool ok, const char *what, const char *found, const char *remedy) {
     (void)ctx;
@@ -571,6 +603,7 @@ int main(void) {
         T(test_inheritance),
         T(test_resync_with_other_columns),
         T(test_digest),
+        T(test_digest_of_a_table_that_was_emptied),
         T(test_check),
         T(test_no_password_in_errors),
     };

@@ -1,8 +1,15 @@
 /* verify on the target's side: every cell of a table, digested on a connection and a snapshot of
  * its own, so that applying goes on. The snapshot is taken when digest_open is called: between two
- * batches, so it holds exactly what is applied. */
+ * batches, so it holds exactly what is applied.
+ *
+ * TRUNCATE and a replacement by a table with other columns are not of any snapshot: whoever reads
+ * the table afterwards sees it empty, or without its rows. Locking every table for the whole of
+ * verify would keep the route waiting for as long; so a table is locked only while it is read, and
+ * one that has other storage by then than in the snapshot is not compared: verify says so and is
+ * run again. */
 #include "target_postgres.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 typedef struct {
@@ -108,11 +115,57 @@ static ss_status rows(digesting *d, const ss_tgt_table *table, const bool *is_ke
     return status;
 }
 
+/* pg_class is read by the snapshot, pg_relation_filenode() looks at the present. */
+static const char REWRITTEN[] =
+    "WITH RECURSIVE c(oid) AS (SELECT r.oid FROM pg_class r JOIN pg_namespace n ON n.oid = "
+    "r.relnamespace WHERE n.nspname = $1 AND r.relname = $2 UNION SELECT i.inhrelid FROM "
+    "pg_inherits i JOIN c ON c.oid = i.inhparent JOIN pg_class p ON p.oid = c.oid AND p.relkind = "
+    "'p') SELECT EXISTS (SELECT FROM c JOIN pg_class r ON r.oid = c.oid WHERE r.relkind = 'r' AND "
+    "r.relfilenode IS DISTINCT FROM pg_relation_filenode(r.oid))";
+
+/* From here on nothing empties the table until let_go(). */
+static ss_status hold(digesting *d, const Sidespool__Schema *schema, ss_error *reterr) {
+    ss_buf *sql = &d->target.sql;
+    ss_buf_clear(sql);
+    ss_buf_put_str(sql, "SAVEPOINT sidespool_table; LOCK TABLE ");
+    ss_tgt_put_ident(sql, schema->ns);
+    ss_buf_put_byte(sql, '.');
+    ss_tgt_put_ident(sql, schema->name);
+    ss_buf_put_str(sql, " IN ACCESS SHARE MODE");
+    const char *text = ss_buf_cstr(sql);
+    char what[200];
+    snprintf(what, sizeof what, "verify of table %s.%s", schema->ns, schema->name);
+    ss_status status =
+        sql->bad ? ss_tgt_nomem(reterr) : ss_tgt_exec(&d->target, what, text, reterr);
+    const char *values[] = {schema->ns, schema->name};
+    PGresult *res = NULL;
+    if (status == SS_OK)
+        status = ss_tgt_query(&d->target, what, REWRITTEN, 2, values, &res, reterr);
+    if (status == SS_OK && PQgetvalue(res, 0, 0)[0] == 't')
+        status =
+            ss_fail(reterr, SS_RETRY, "SS-TGT-0022",
+                    "Table %s.%s was emptied or replaced on the target after verify had begun, "
+                    "so it cannot be compared as it was; run verify again.",
+                    schema->ns, schema->name);
+    PQclear(res);
+    return status;
+}
+
+/* Rolling back to the savepoint gives the lock back; the snapshot is the transaction's and stays.
+ */
+static ss_status let_go(digesting *d, ss_error *reterr) {
+    return ss_tgt_exec(&d->target, "verify",
+                       "ROLLBACK TO SAVEPOINT sidespool_table; RELEASE SAVEPOINT sidespool_table",
+                       reterr);
+}
+
+/* After a failure the transaction is of no more use: the caller closes the digest. */
 static ss_status each(digesting *d, const Sidespool__Schema *schema, row_fn fn, void *ctx,
                       ss_error *reterr) {
     ss_tgt_table *table = NULL;
-    ss_status status =
-        ss_tgt_table_load(&d->target, schema, schema->ns, schema->name, &table, reterr);
+    ss_status status = hold(d, schema, reterr);
+    if (status == SS_OK)
+        status = ss_tgt_table_load(&d->target, schema, schema->ns, schema->name, &table, reterr);
     if (status != SS_OK)
         return status;
     bool *is_key = calloc(table->count + 1, sizeof *is_key);
@@ -121,7 +174,7 @@ static ss_status each(digesting *d, const Sidespool__Schema *schema, row_fn fn, 
     status = is_key != NULL ? rows(d, table, is_key, fn, ctx, reterr) : ss_tgt_nomem(reterr);
     free(is_key);
     ss_tgt_table_free(table);
-    return status;
+    return status == SS_OK ? let_go(d, reterr) : status;
 }
 
 static ss_status add(void *ctx, digesting *d, const ss_digest_row *row, ss_error *reterr) {

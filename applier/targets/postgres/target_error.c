@@ -72,8 +72,8 @@ static const char *awaited(const char *state) {
         return "the target is read-only (a standby, or default_transaction_read_only); it goes on "
                "when it can be written to";
     if (in_class(state, "55P03"))
-        return "another session holds a lock on the target's table; it is tried again (see "
-               "pg_locks)";
+        return "another session holds a lock on the target's table (see pg_locks; a running verify "
+               "holds one while it reads the table); it is tried again";
     if (in_class(state, "40"))
         return "it collided with another session on the target and is tried again";
     if (in_class(state, "57014"))
