@@ -18,6 +18,7 @@
  *
  * Threads: snapshot_* in the copy thread, a reader in its own. */
 #include "agents/postgres/postgres_copy.h"
+#include "agents/postgres/postgres_record.h"
 #include "sidespool/copytext.h"
 
 #include <inttypes.h>
@@ -261,11 +262,25 @@ out:
     return status;
 }
 
+/* Durable before anybody hears of the snapshot, and so before any copy says that it is whole. If we die here, tables are
+ * watched that nobody has copied. */
+ss_status ss_postgres_snapshot_record(ss_snapshot *snapshot, bool partitions, ss_error *reterr) {
+    uint32_t *relids = ss_arena_alloc(snapshot->arena, (snapshot->count + 1) * sizeof *relids);
+    if (relids == NULL)
+        return no_memory(reterr);
+    for (size_t i = 0; i < snapshot->count; i++)
+        relids[i] = snapshot->sources[i].relid;
+    return ss_postgres_record_add(snapshot->holder, snapshot->env, relids, snapshot->count,
+                                  snapshot->position, partitions, reterr);
+}
+
 /* Loads all there is to know before the first reader. Locks that catalogue functions took are released again. */
 static ss_status snapshot_fill(ss_snapshot *snapshot, const char *const *tables, size_t count, ss_error *reterr) {
     ss_status status = ss_postgres_exec(snapshot->holder, "set a savepoint", "SAVEPOINT loading", reterr);
     if (status == SS_OK)
         status = tables_load(snapshot, tables, count, reterr);
+    if (status == SS_OK)
+        status = ss_postgres_snapshot_record(snapshot, false, reterr);
     if (status == SS_OK)
         status = ss_postgres_chunks_plan(snapshot, reterr);
     if (status == SS_OK)

@@ -86,6 +86,10 @@ struct ss_copy_reader {
     ss_buf cells, sql;
 };
 
+/* Has its tables watched from its position on (postgres_record.h); partitions: also as they are parted now, because the copy
+ * brings their rows. */
+SS_MUST ss_status ss_postgres_snapshot_record(ss_snapshot *snapshot, bool partitions, ss_error *reterr);
+
 /* Plans leaves and chunks of all tables with one query, inside the holder's snapshot. */
 SS_MUST ss_status ss_postgres_chunks_plan(ss_snapshot *snapshot, ss_error *reterr);
 

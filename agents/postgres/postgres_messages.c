@@ -2,6 +2,7 @@
  *
  * A message that the sink refuses (SS_BUSY: the spool is full) has changed nothing here and is
  * offered again as it was. */
+#include "agents/postgres/postgres_record.h"
 #include "agents/postgres/postgres_source.h"
 #include "sidespool/log.h"
 #include <inttypes.h>
@@ -171,6 +172,38 @@ static ss_status compare_to_root(ss_source *source, const ss_postgres_relation *
     return status;
 }
 
+/* The record knows what was copied: such a table is taken whatever the catalogue says of it by now (it may be dropped, or a
+ * partition no more), unless the agent's file selects it no more. Under another name it is a hole: what comes under that name
+ * belongs to a table that the targets do not have, and nothing would tell once it is named back. */
+static ss_status known_by_record(ss_source *source, ss_postgres_relation *rel, ss_error *reterr) {
+    ss_postgres_record record;
+    char text[SS_ERROR_TEXT];
+    ss_arena *arena = ss_arena_new(0);
+    if (!arena)
+        return no_memory(reterr);
+    ss_status status = ss_postgres_record_load(source->env, arena, &record, reterr);
+    const ss_postgres_member *member =
+        status == SS_OK ? ss_postgres_record_find(&record, rel->relid) : NULL;
+    if (member && member->left) {
+        if (!rel->selected && source->final_lsn < member->at) {
+            rel->selected = true;
+            rel->until = member->at;
+        }
+    } else if (member && source->final_lsn >= member->at) {
+        rel->selected = true;
+        if (!ss_postgres_record_named(member, rel->name)) {
+            snprintf(text, sizeof text,
+                     "%.150s was renamed to %.150s: what is written to it under that name is missing "
+                     "from its copies; name it back and copy it anew (on_gap: resync)",
+                     member->name, rel->name);
+            SS_LOG(SS_ERROR, "table_renamed", SS_S("table", member->name), SS_S("now", rel->name));
+            status = ss_postgres_record_break(source->env, text, reterr);
+        }
+    }
+    ss_arena_free(arena);
+    return status;
+}
+
 /* pgoutput repeats a Relation whenever its cache was invalidated (an ANALYZE is enough): only
  * another content is news. The catalogue is read on a session of its own and may be ahead of the
  * stream; the Schema follows the message. */
@@ -189,6 +222,13 @@ static ss_status on_relation(ss_source *source, const ss_sink *sink,
     if (status == SS_OK)
         status = ss_postgres_relation_wanted(source->catalog, source->env, wire->relid, rel->name,
                                              source->via_root, &rel->selected, reterr);
+    if (status == SS_OK)
+        status = known_by_record(source, rel, reterr);
+    if (status == SS_OK && known && known->selected != rel->selected)
+        SS_LOG(SS_WARN, "relation_selected", SS_S("table", rel->name), SS_S("before", known->name),
+               SS_U("selected", rel->selected));
+    if (status == SS_OK)
+        source->record_due_ms = 0;
     if (status == SS_OK && rel->selected) {
         Sidespool__Schema *schema;
         ss_arena_reset(source->arena);
@@ -322,12 +362,16 @@ static ss_status relation_of(ss_source *source, uint32_t relid, ss_postgres_rela
     return SS_OK;
 }
 
+static bool taken(const ss_source *source, const ss_postgres_relation *rel) {
+    return rel->selected && (rel->until == 0 || source->final_lsn < rel->until);
+}
+
 static ss_status on_change(ss_source *source, const ss_sink *sink, ss_pgoutput_message *message,
                            ss_error *reterr) {
     ss_postgres_relation *rel;
     ss_change change;
     ss_status status = relation_of(source, message->u.change.relid, &rel, reterr);
-    if (status != SS_OK || source->skipping || !rel->selected)
+    if (status != SS_OK || source->skipping || !taken(source, rel))
         return status;
     status = ss_pgoutput_change(&source->decoder, &rel->shape, message, &change, reterr);
     if (status == SS_OK)
@@ -350,7 +394,7 @@ static ss_status on_truncate(ss_source *source, const ss_sink *sink,
         ss_status status = relation_of(source, message->u.truncate.relids[i], &rel, reterr);
         if (status != SS_OK)
             return status;
-        if (rel->selected)
+        if (taken(source, rel))
             source->truncate_ids[n++] = rel->shape.schema_id;
     }
     if (n == 0 || source->skipping)

@@ -326,6 +326,8 @@ ss_status ss_postgres_snapshot_objects(ss_snapshot *snapshot, ss_postgres_emit e
     ss_status status = ss_postgres_exec(objects.conn, "set a savepoint", "SAVEPOINT objects", reterr);
     if (status == SS_OK)
         status = all_kinds(&objects, reterr);
+    if (status == SS_OK)
+        status = ss_postgres_snapshot_record(snapshot, true, reterr);
     /* Gives back the locks that pg_get_viewdef and the like took; the snapshot stays. */
     if (status == SS_OK)
         status = ss_postgres_exec(objects.conn, "release the catalogue's locks", "ROLLBACK TO SAVEPOINT objects", reterr);

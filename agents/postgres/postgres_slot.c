@@ -288,6 +288,16 @@ ss_status ss_postgres_identity(ss_source *source, char *ret, size_t size, ss_err
     return status;
 }
 
+ss_status ss_postgres_slot_exists(ss_source *source, bool *ret, ss_error *reterr) {
+    struct facts now = {0};
+    ss_status status = ss_postgres_catalog_ready(source, reterr);
+    if (status == SS_OK)
+        status = read_slot(source, &now, reterr);
+    if (status == SS_OK)
+        *ret = now.slot_exists;
+    return status;
+}
+
 ss_status ss_postgres_history_compare(ss_source *source, const char *identity, const char *position,
                                       bool intended, ss_source_verdict *verdict, ss_error *reterr) {
     struct facts now = {0};
@@ -299,6 +309,7 @@ ss_status ss_postgres_history_compare(ss_source *source, const char *identity, c
         status = read_slot(source, &now, reterr);
     if (status != SS_OK)
         return status;
+    source->reach_lsn = now.lsn;
     identity_text(source, &now, verdict->identity, sizeof verdict->identity);
     if (!*position)
         return first_start(source, &now, intended, reterr);

@@ -2,12 +2,15 @@
  */
 #include "agents/postgres/postgres_source.h"
 #include "agents/postgres/postgres_copy.h"
+#include "agents/postgres/postgres_record.h"
 #include "agents/postgres/postgres_status.h"
 #include "sidespool/log.h"
 #include <stdlib.h>
 
 #define POLL_BYTES (1u << 20) /* of one poll */
 #define POLL_MS 5
+#define RECORD_MS 3000 /* between two comparisons with the record, and at least */
+#define RECORD_SHARE 50 /* times what one takes */
 
 static void source_close(ss_source *source) {
     if (!source)
@@ -18,6 +21,129 @@ static void source_close(ss_source *source) {
     PQfinish(source->catalog);
     ss_postgres_messages_done(source);
     free(source);
+}
+
+/* ---- what is published, against what was (postgres_record.h) ---- */
+
+typedef struct {
+    uint32_t hash;
+    char names[512];
+} stale_names;
+
+static void stale_add(void *ctx, const char *name, const char *tree) {
+    stale_names *stale = ctx;
+    size_t len = strlen(stale->names);
+    for (const char *p = name; *p; p++)
+        stale->hash = stale->hash * 31 + (uint8_t)*p;
+    for (const char *p = tree; *p; p++)
+        stale->hash = stale->hash * 31 + (uint8_t)*p;
+    snprintf(stale->names + len, sizeof stale->names - len, "%s%s", len ? ", " : "", name);
+}
+
+/* Rows that came or went with a partition are in no stream: said once for each state of them. */
+static void stale_say(ss_source *source, const stale_names *stale) {
+    if (stale->hash != source->stale_said && stale->names[0] != '\0')
+        SS_LOG(SS_ERROR, "partitions_changed", SS_S("code", "SS-PG-0059"), SS_S("tables", stale->names),
+               SS_S("error", "partitions were attached or taken away; what rows came or went with them is not in the stream"),
+               SS_S("remedy", "sidespool resync of these tables, on every route that has them"));
+    source->stale_said = stale->hash;
+}
+
+static ss_status record_compare(ss_source *source, stale_names *stale, ss_error *reterr) {
+    ss_postgres_record record;
+    ss_arena *arena = ss_arena_new(0);
+    if (!arena)
+        return ss_fail(reterr, SS_RETRY, "SS-PG-0005", "no memory for the record of the publication");
+    ss_status status = ss_postgres_record_load(source->env, arena, &record, reterr);
+    if (status == SS_OK && record.exists)
+        status = ss_postgres_record_compare(source->catalog, source->env, &record, stale_add, stale, reterr);
+    ss_arena_free(arena);
+    return status;
+}
+
+/* Writes down what is not selected any more. */
+static ss_status record_select(ss_source *source, uint64_t at, ss_error *reterr) {
+    ss_postgres_record record;
+    ss_arena *arena = ss_arena_new(0);
+    if (!arena)
+        return ss_fail(reterr, SS_RETRY, "SS-PG-0005", "no memory for the record of the publication");
+    ss_status status = ss_postgres_record_load(source->env, arena, &record, reterr);
+    if (status == SS_OK && record.exists && record.broken == NULL)
+        status = ss_postgres_record_selection(source->catalog, source->env, &record, at, reterr);
+    ss_arena_free(arena);
+    return status;
+}
+
+static ss_status reach_now(ss_source *source, uint64_t *ret, ss_error *reterr) {
+    PGresult *res;
+    ss_status status = ss_postgres_query(
+        source->catalog, "read the source's position",
+        "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END", 0, NULL,
+        PGRES_TUPLES_OK, &res, reterr);
+    if (status != SS_OK)
+        return status;
+    if (!ss_postgres_lsn_parse(ss_postgres_value(res, 0, 0), ret))
+        status = ss_fail(reterr, SS_RETRY, "SS-PG-0051", "the source does not say how far its WAL reaches");
+    PQclear(res);
+    return status;
+}
+
+/* A table that is not published as it was, because it is not selected any more (a partition that was detached), has left:
+ * that is said, and is no hole. While the stream runs this is looked at only when something differs. */
+static ss_status record_check(ss_source *source, bool opening, ss_error *reterr) {
+    stale_names stale = {0};
+    ss_error why = {0};
+    ss_status status = opening ? record_select(source, source->reach_lsn, reterr) : SS_OK;
+    if (status == SS_OK)
+        status = record_compare(source, &stale, reterr);
+    if (status == SS_STOP && !opening && reach_now(source, &source->reach_lsn, &why) == SS_OK &&
+        record_select(source, source->reach_lsn, &why) == SS_OK) {
+        stale = (stale_names){0};
+        status = record_compare(source, &stale, reterr);
+    }
+    if (status == SS_OK)
+        stale_say(source, &stale);
+    return status;
+}
+
+/* What was found is durable before it is said: it may look right again by the next open. */
+static ss_status hole(ss_source *source, ss_error *reterr) {
+    ss_error why = *reterr;
+    return ss_postgres_record_break(source->env, why.text, reterr);
+}
+
+static ss_status record_watch(ss_source *source, ss_error *reterr) {
+    int64_t start = ss_postgres_now_ms();
+    if (start < source->record_due_ms)
+        return SS_OK;
+    ss_error why = {0};
+    ss_status status = ss_postgres_catalog_ready(source, &why);
+    if (status == SS_OK)
+        status = record_check(source, false, &why);
+    int64_t now = ss_postgres_now_ms(), pause = (now - start) * RECORD_SHARE;
+    source->record_due_ms = now + (pause > RECORD_MS ? pause : RECORD_MS);
+    if (status == SS_STOP && why.code && strcmp(why.code, "SS-PG-0057") == 0) {
+        *reterr = why;
+        return hole(source, reterr);
+    }
+    if (status != SS_OK) { /* the link, or a right: the next time tells; the stream goes on meanwhile */
+        ss_log_error(SS_WARN, "publication_not_compared", &why);
+        PQfinish(source->catalog);
+        source->catalog = NULL;
+    }
+    return SS_OK;
+}
+
+/* The walsender met WAL that was written while there was no publication of that name. The slot being there, every try would
+ * end at the same place. */
+static ss_status stream_ended(ss_source *source, ss_status status, ss_error *reterr) {
+    bool exists = false;
+    ss_error ignored;
+    if (status != SS_RETRY || !source->stream.unknown || ss_postgres_slot_exists(source, &exists, &ignored) != SS_OK || !exists)
+        return status;
+    ss_fail(reterr, SS_STOP, "SS-PG-0057", "publication %s was not there when changes were written, so they cannot be decoded",
+            source->names.publication);
+    return hole(source, reterr);
 }
 
 /* On a gap the source is handed out too, for reset() and prepare(). */
@@ -41,6 +167,10 @@ static ss_status source_open(const ss_source_env *env, const char *identity, con
         status = ss_postgres_connect(env, true, &source->replication, reterr);
     if (status == SS_OK)
         status = ss_postgres_history_compare(source, identity, position, intended, verdict, reterr);
+    if (status == SS_OK && *position) {
+        status = record_check(source, true, reterr);
+        verdict->gap = status == SS_STOP && reterr->code && strcmp(reterr->code, "SS-PG-0057") == 0;
+    }
     if (status == SS_OK || (status == SS_STOP && verdict->gap))
         *ret = source;
     else
@@ -48,7 +178,8 @@ static ss_status source_open(const ss_source_env *env, const char *identity, con
     return status;
 }
 
-/* Publication first: only WAL written after it can be decoded with it. Then the slot, whose
+/* Publication first: only WAL written after it can be decoded with it; how it publishes is written down at once, because a
+ * copy may follow as soon as there is a position. Then the slot, whose
  * consistent point is the first position. If we die between, the next start (intended) drops the
  * slot, from which nothing was taken, and makes it again. */
 static ss_status source_prepare(ss_source *source, ss_say_fn say, void *ctx, char *ret_position,
@@ -66,6 +197,8 @@ static ss_status source_prepare(ss_source *source, ss_say_fn say, void *ctx, cha
         status =
             ss_postgres_publication_ensure(source->catalog, source->env, tables, count, reterr);
     ss_arena_free(arena);
+    if (status == SS_OK)
+        status = ss_postgres_record_write_all(source->catalog, source->env, reterr);
     if (status == SS_OK && source->slot_leftover)
         status = ss_postgres_slot_drop(source, reterr);
     if (status == SS_OK)
@@ -73,6 +206,18 @@ static ss_status source_prepare(ss_source *source, ss_say_fn say, void *ctx, cha
     return status == SS_OK
                ? ss_postgres_slot_create(source, say, ctx, ret_position, size, reterr)
                : status;
+}
+
+/* A spool that has none, because its file was lost, begins one with what is published now. */
+static ss_status record_begin(ss_source *source, ss_error *reterr) {
+    ss_postgres_record record;
+    ss_arena_reset(source->arena);
+    ss_status status = ss_postgres_record_load(source->env, source->arena, &record, reterr);
+    if (status != SS_OK || record.exists)
+        return status;
+    SS_LOG(SS_WARN, "publication_recorded", SS_S("publication", source->names.publication),
+           SS_S("reason", "the spool does not say how tables were published before"));
+    return ss_postgres_record_write_all(source->catalog, source->env, reterr);
 }
 
 static ss_status source_start(ss_source *source, const char *position, ss_error *reterr) {
@@ -93,6 +238,8 @@ static ss_status source_start(ss_source *source, const char *position, ss_error 
                          source->names.publication);
     if (status == SS_OK)
         status = ss_postgres_publication_ensure(source->catalog, source->env, NULL, 0, reterr);
+    if (status == SS_OK)
+        status = record_begin(source, reterr);
     if (status != SS_OK)
         return status;
     source->via_root = publication.via_root;
@@ -175,7 +322,9 @@ static ss_status source_poll(ss_source *source, const ss_sink *sink, int wait_ms
     *ret_more = false;
     if (hold)
         return hold_on(source, wait_ms, wake_fd, reterr);
-    ss_status status = ss_postgres_stream_feedback(&source->stream, false, reterr);
+    ss_status status = record_watch(source, reterr);
+    if (status == SS_OK)
+        status = ss_postgres_stream_feedback(&source->stream, false, reterr);
     size_t bytes = 0;
     bool woken = false, other = false;
     for (int round = 0; status == SS_OK && round < 2; round++) {
@@ -190,6 +339,8 @@ static ss_status source_poll(ss_source *source, const ss_sink *sink, int wait_ms
         status = ss_postgres_stream_wait(&source->stream, bytes > 0 ? 0 : wait_ms, wake_fd, -1,
                                          false, &woken, &other, reterr);
     }
+    if (status == SS_RETRY)
+        status = stream_ended(source, status, reterr);
     return status == SS_OK ? ss_postgres_stream_feedback(&source->stream, false, reterr) : status;
 }
 

@@ -13,6 +13,7 @@
 typedef struct {
     uint32_t relid;
     bool selected;
+    uint64_t until; /* selected only before this LSN; 0: without end */
     ss_pgoutput_shape shape; /* name and wire_key are the relation's own */
     char *name;
     char *key; /* names of the key's columns, sorted; "" under FULL and without an identity */
@@ -35,6 +36,8 @@ struct ss_source {
     ss_postgres_stream stream;
     int64_t sender_timeout_ms;
     bool via_root;
+    int64_t record_due_ms;  /* the next comparison with what was published (postgres_record.h) */
+    uint32_t stale_said;    /* hash of the tables last named in the log for their partitions */
     bool slot_leftover; /* a half-made slot of our own, to be dropped by prepare */
 
     ss_pgoutput decoder;
@@ -48,6 +51,7 @@ struct ss_source {
     char *held; /* a message that the sink had no room for; libpq's buffer */
     size_t held_len;
 
+    uint64_t reach_lsn; /* how far the source's WAL reached at open */
     uint64_t start_lsn;
     uint64_t last_lsn; /* end of the last commit or idle position handed over */
     bool in_transaction, begun, skipping;
@@ -68,6 +72,8 @@ SS_MUST ss_status ss_postgres_slot_create(ss_source *source, ss_say_fn say, void
                                           char *ret_position, size_t size, ss_error *reterr);
 /* What names the source's history now, with the publication that prepare made. */
 SS_MUST ss_status ss_postgres_identity(ss_source *source, char *ret, size_t size, ss_error *reterr);
+/* Is the slot there? */
+SS_MUST ss_status ss_postgres_slot_exists(ss_source *source, bool *ret, ss_error *reterr);
 /* Drops the slot of our name when it is ours and inactive; a missing one is fine. */
 SS_MUST ss_status ss_postgres_slot_drop(ss_source *source, ss_error *reterr);
 /* Makes source->catalog again when it broke. */

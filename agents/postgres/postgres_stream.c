@@ -53,7 +53,8 @@ static ss_status broken(ss_postgres_stream *stream, const char *where, const PGr
     /* 55000 and 42704 say that slot or publication are gone or lost: open() looks at them and tells
      * whether that is a gap. */
     const char *sqlstate = res ? PQresultErrorField(res, PG_DIAG_SQLSTATE) : NULL;
-    if (sqlstate && (strcmp(sqlstate, "55000") == 0 || strcmp(sqlstate, "42704") == 0))
+    stream->unknown = sqlstate && strcmp(sqlstate, "42704") == 0;
+    if (sqlstate && (strcmp(sqlstate, "55000") == 0 || stream->unknown))
         return SS_RETRY;
     return status;
 }

@@ -13,6 +13,7 @@ typedef struct {
     bool ask;            /* the next feedback asks for a reply */
     int64_t said_ms;     /* monotonic, of the last feedback */
     int64_t interval_ms; /* between feedbacks when nothing moves */
+    bool unknown;        /* it ended because slot or publication were not there for the WAL at hand */
     bool flush_pending;  /* libpq holds output that the socket did not take */
 } ss_postgres_stream;
 

@@ -212,7 +212,10 @@ static ss_snapshot *open_snapshot(const char *database, const char *const *table
     ss_error err = {0};
     snprintf(dsn, size, "host=%s port=%d user=postgres dbname=%s", dir, port, database);
     *options = (struct ss_postgres_options){.dsn = dsn, .connect_timeout = 10000};
-    *env = (ss_source_env){.name = strcmp(database, "src") == 0 ? "src" : "dst", .options = options, .include = &include,
+    char folder[96];
+    snprintf(folder, sizeof folder, "%s/%s", dir, database);
+    (void)mkdir(folder, 0700);
+    *env = (ss_source_env){.name = database, .options = options, .include = &include, .spool_path = dir,
                            .exclude = strcmp(database, "src") == 0 ? &exclude : &include, .max_message = 1u << 30};
     if (ss_postgres_snapshot_open(env, tables, count, 2, 0, &snapshot, &err) != SS_OK)
         fail_msg("%s %s", err.code, err.text);
