@@ -529,13 +529,14 @@ static void test_digest_of_a_table_that_was_emptied(void **state) {
     ss_target_postgres.close(t);
 }
 
-static int refusals;
+static int refusals, deferrable;
 static void refusal(void *ctx, bool ok, const char *what, const char *found, const char *remedy) {
     (void)ctx;
     assert_non_null(what);
     assert_non_null(found);
     assert_true(ok || remedy[0] != '\0');
     refusals += ok ? 0 : 1;
+    deferrable += ok && strcmp(what, "deferrable unique constraints") == 0;
 }
 
 static void test_check(void **state) {
@@ -545,6 +546,7 @@ static void test_check(void **state) {
     refusals = 0;
     OK(ss_target_postgres.check(&env, refusal, NULL, &err));
     assert_int_equal(refusals, 0);
+    assert_int_equal(deferrable, 1);
     sql("CREATE SCHEMA sidespool"); /* not ours */
     OK(ss_target_postgres.check(&env, refusal, NULL, &err));
     assert_int_equal(refusals, 1);

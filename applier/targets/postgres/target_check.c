@@ -116,6 +116,10 @@ static ss_status rights(check *c, ss_error *reterr) {
                  "use a superuser; without it, tables with triggers or foreign keys are refused");
     c->line(c->ctx, true, "session_replication_role", replica ? "replica" : "not allowed",
             replica ? "" : remedy);
+    if (replica)
+        c->line(c->ctx, true, "deferrable unique constraints",
+                "not rechecked while the role is replica",
+                "the source has checked its rows; verify finds what somebody else wrote");
     return SS_OK;
 }
 

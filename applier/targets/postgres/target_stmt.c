@@ -198,9 +198,9 @@ static ss_status drift(const ss_tgt_answer *a, uint64_t matched, ss_error *reter
     return ss_fail(reterr, SS_STOP, "SS-TGT-0007",
                    "Drift in table %s: %s%s expected %" PRIu64 " row%s, matched %" PRIu64
                    "; the copy was written by somebody else: "
-                   "verify --table %s names the rows, resync makes it equal.",
+                   "a resync of the table makes it equal.",
                    a->table->shown, ss_tgt_op_name(a->op), record, a->expected,
-                   a->expected == 1 ? "" : "s", matched, a->table->shown);
+                   a->expected == 1 ? "" : "s", matched);
 }
 
 /* One answer. SS_BUSY: a group that the table's order may still heal. */
