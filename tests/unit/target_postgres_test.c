@@ -335,7 +335,8 @@ static void test_counts_without_a_unique_key(void **state) {
     for (size_t i = 0; i < sizeof indexes / sizeof *indexes; i++)
         for (int deletes = 0; deletes < 2; deletes++) {
             sql("DROP SCHEMA IF EXISTS sidespool CASCADE; DROP TABLE IF EXISTS public.t; CREATE "
-                "TABLE public.t (id integer, v text, w text); INSERT INTO public.t VALUES (1, 'a'), (1, "
+                "TABLE public.t (id integer, v text, w text); INSERT INTO public.t VALUES (1, "
+                "'a'), (1, "
                 "'b'), (3, 'c')");
             sql(indexes[i]);
             ss_target *t = target_open();
@@ -676,6 +677,44 @@ static void test_large_cells_and_many_statements(void **state) {
 /* ---- connection and bookkeeping
  * -------------------------------------------------------------------------------------------------
  */
+/* A batch that fails skips what follows, also the end of statements that made room: what we think
+ * is prepared and what the server holds stay the same. */
+static void test_statements_after_failures(void **state) {
+    (void)state;
+    sql("CREATE TABLE public.m (a integer, b integer, c integer, d integer, e integer, f integer, "
+        "g integer, h integer, i integer, j integer, k integer PRIMARY KEY)");
+    ss_target *t = target_open();
+    Sidespool__Schema *s = schema("m", "a integer; b integer; c integer; d integer; e integer; f "
+                                       "integer; g integer; h integer; i integer; j integer; k "
+                                       "integer*");
+    for (int n = 0; n < 700; n++) {
+        hand *h = batch_of(s, 100 + (uint64_t)n);
+        const char *values[11];
+        for (int i = 0; i < 10; i++)
+            values[i] = (n & 1 << i) != 0 ? "1" : ABSENT;
+        char key[12];
+        snprintf(key, sizeof key, "%d", n);
+        values[10] = key;
+        /* From the moment on when statements have to go, most batches fail before they do. */
+        bool fails = n > 500 && n % 4 != 0;
+        h->table.ordered = true;
+        if (fails)
+            change(h, SIDESPOOL__OP__OP_INSERT, NO_ROW,
+                   ROW("x", ABSENT, ABSENT, ABSENT, ABSENT, ABSENT, ABSENT, ABSENT, ABSENT, ABSENT,
+                       "-1"));
+        change(h, SIDESPOOL__OP__OP_INSERT, NO_ROW, row_of(11, values));
+        if (fails)
+            STOPS(ss_target_postgres.apply(t, &h->batch, &err), "SS-TGT-0006");
+        else
+            OK(ss_target_postgres.apply(t, &h->batch, &err));
+    }
+    PGresult *res = PQexec(t->conn, "SELECT count(*) FROM pg_prepared_statements");
+    assert_int_equal(atoi(PQgetvalue(res, 0, 0)), t->stmt_count);
+    assert_true(t->stmt_count <= SS_TGT_STMT_MOST);
+    PQclear(res);
+    ss_target_postgres.close(t);
+}
+
 static void test_one_session_per_route(void **state) {
     (void)state;
     ss_target *t = target_open(), *second = NULL;
@@ -804,6 +843,7 @@ int main(void) {
         T(test_triggers_do_not_fire),
         T(test_wide_and_empty_tables),
         T(test_large_cells_and_many_statements),
+        T(test_statements_after_failures),
         T(test_one_session_per_route),
         T(test_lost_and_read_only),
         T(test_server_killed),

@@ -72,8 +72,8 @@ typedef struct ss_tgt_stmt ss_tgt_stmt;
 
 /* One answer that the pipeline owes us, in sending order. */
 typedef struct {
-    enum { SS_TGT_PREPARE, SS_TGT_CONTROL, SS_TGT_ROWS } kind;
-    ss_tgt_stmt *stmt;   /* PREPARE */
+    enum { SS_TGT_PREPARE, SS_TGT_DEALLOCATE, SS_TGT_CONTROL, SS_TGT_ROWS } kind;
+    ss_tgt_stmt *stmt;   /* PREPARE, DEALLOCATE */
     ss_tgt_table *table; /* ROWS */
     Sidespool__Op op;    /* ROWS */
     bool ordered;        /* ROWS: a refusal or another count is final */

@@ -14,6 +14,7 @@ struct ss_tgt_stmt {
     struct ss_tgt_stmt *chain;         /* same slot */
     struct ss_tgt_stmt *newer, *older; /* by use */
     uint64_t hash, serial;
+    bool leaving; /* its DEALLOCATE was sent: not found any more, and in no order of use */
     size_t key_len;
     uint8_t key[];
 };
@@ -47,20 +48,23 @@ static void forget(ss_target *t, ss_tgt_stmt *s) {
     while (*at != s)
         at = &(*at)->chain;
     *at = s->chain;
-    unlink_use(t, s);
-    t->stmt_count--;
+    if (!s->leaving) {
+        unlink_use(t, s);
+        t->stmt_count--;
+    }
     free(s);
 }
 
 void ss_tgt_stmts_forget(ss_target *t) {
-    while (t->oldest != NULL)
-        forget(t, t->oldest);
+    for (size_t i = 0; i < SS_TGT_STMT_SLOTS; i++)
+        while (t->slots[i] != NULL)
+            forget(t, t->slots[i]);
 }
 
 ss_tgt_stmt *ss_tgt_stmt_find(ss_target *t) {
     uint64_t hash = hash_of(t->key.ptr, t->key.len);
     for (ss_tgt_stmt *s = t->slots[hash % SS_TGT_STMT_SLOTS]; s != NULL; s = s->chain)
-        if (s->hash == hash && s->key_len == t->key.len &&
+        if (!s->leaving && s->hash == hash && s->key_len == t->key.len &&
             memcmp(s->key, t->key.ptr, s->key_len) == 0) {
             unlink_use(t, s);
             link_newest(t, s);
@@ -104,13 +108,27 @@ static ss_status evict(ss_target *t, ss_error *reterr) {
     ss_tgt_stmt *old = t->oldest;
     stmt_name(old, name, sizeof name);
     snprintf(sql, sizeof sql, "DEALLOCATE %s", name);
-    /* Answers still owed may point to it (its preparation in this very pipeline); they only forget
-     * it. */
-    for (size_t i = 0; i < t->answer_count; i++)
-        if (t->answers[i].stmt == old)
-            t->answers[i].stmt = NULL;
-    forget(t, old);
-    return ss_tgt_control(t, sql, reterr);
+    /* It is forgotten when the server has: skipped after an error, its DEALLOCATE does nothing, and
+     * the statement would stay for the session's life. */
+    ss_status status = owe(t, (ss_tgt_answer){.kind = SS_TGT_DEALLOCATE, .stmt = old}, reterr);
+    if (status != SS_OK)
+        return status;
+    unlink_use(t, old);
+    t->stmt_count--;
+    old->leaving = true;
+    if (PQsendQueryParams(t->conn, sql, 0, NULL, NULL, NULL, NULL, 0) != 1)
+        return ss_tgt_error(t->conn, NULL, "sending to the target", reterr);
+    return SS_OK;
+}
+
+/* Its DEALLOCATE was skipped: it is there, and the first to go. */
+static void keep(ss_target *t, ss_tgt_stmt *s) {
+    s->leaving = false;
+    s->newer = t->oldest;
+    s->older = NULL;
+    *(t->oldest != NULL ? &t->oldest->older : &t->newest) = s;
+    t->oldest = s;
+    t->stmt_count++;
 }
 
 ss_status ss_tgt_stmt_make(ss_target *t, int params, Oid type, ss_tgt_stmt **ret,
@@ -239,8 +257,18 @@ static ss_status read_one(ss_target *t, size_t i, ss_tgt_trouble *trouble, ss_st
         return so_far == SS_OK ? ss_tgt_error(t->conn, NULL, "reading the target's answers", reterr)
                                : so_far;
     ss_tgt_answer *a = &t->answers[i];
-    if (a->kind == SS_TGT_PREPARE && a->stmt != NULL && PQresultStatus(res) != PGRES_COMMAND_OK)
+    bool done = PQresultStatus(res) == PGRES_COMMAND_OK;
+    if (a->kind == SS_TGT_PREPARE && a->stmt != NULL && !done) {
+        for (size_t k = i + 1; k < t->answer_count; k++) /* evicted in this very pipeline */
+            if (t->answers[k].stmt == a->stmt)
+                t->answers[k].stmt = NULL;
         forget(t, a->stmt);
+    } else if (a->kind == SS_TGT_DEALLOCATE && a->stmt != NULL) {
+        if (done)
+            forget(t, a->stmt);
+        else
+            keep(t, a->stmt);
+    }
     ss_status status = so_far == SS_OK ? judge(t, a, res, trouble, reterr) : so_far;
     PQclear(res);
     while ((res = PQgetResult(t->conn)) != NULL)
