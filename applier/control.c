@@ -47,6 +47,10 @@ struct ss_client {
 
 static void client_free(ss_client *client) {
     ss_supervisor *sup = client->sup;
+    /* Whoever asked is gone: its verify must not go on holding a snapshot at the source. */
+    if (client->waits == FOR_VERIFY)
+        (void)ss_route_send(client->route,
+                            json_pack("{s:s,s:s}", "cmd", "verify_cancel", "id", client->id));
     if (client->prev)
         client->prev->next = client->next;
     else

@@ -308,6 +308,7 @@ static void failed(ss_route *r, ss_status st, const ss_error *err) {
     if (r->failures++ == 0 || strncmp(r->reason, reason, sizeof reason) != 0)
         ss_log_error(SS_WARN, r->blame_target ? "target_not_available" : "source_not_available", err);
     ss_report_state(r, r->blame_target ? SS_ROUTE_WAITING_TARGET : SS_ROUTE_WAITING_SOURCE, reason);
+    ss_verify_cancel(r, r->reason); /* it holds a snapshot of the source, and nobody knows for how long */
 }
 
 /* ---- the loop -------------------------------------------------------------------------------------------------- */

@@ -274,6 +274,7 @@ void ss_verify_start(ss_route *r, const json_t *command);
 void ss_verify_mark(ss_route *r, const char *id); /* the stream has reached a verify mark and everything before is applied */
 void ss_verify_poll(ss_route *r);                 /* hands progress and the result on */
 int ss_verify_fd(const ss_route *r);              /* readable when there is something to hand on; -1: none */
+const char *ss_verify_id(const ss_route *r); /* "": none runs */
 void ss_verify_cancel(ss_route *r, const char *why);
 
 #endif

@@ -155,6 +155,7 @@ void ss_route_command(ss_route *r, json_t *command) {
         st = ss_fail(&err, SS_STOP, "SS-ROUTE-0011", "a command without a name");
     } else if (strcmp(cmd, "pause") == 0) {
         r->paused = true; /* between batches: nothing is being applied */
+        ss_verify_cancel(r, "the route was paused");
     } else if (strcmp(cmd, "resume") == 0) {
         r->paused = false;
         go_on(r);
@@ -168,6 +169,10 @@ void ss_route_command(ss_route *r, json_t *command) {
         st = replay(r, command, &err);
         if (st == SS_OK)
             go_on(r);
+    } else if (strcmp(cmd, "verify_cancel") == 0) {
+        const char *id = json_string_value(json_object_get(command, "id"));
+        if (id && strcmp(id, ss_verify_id(r)) == 0)
+            ss_verify_cancel(r, "nobody waits for it any more");
     } else if (strcmp(cmd, "verify") == 0) {
         ss_report_reply(r, command, NULL);
         ss_verify_start(r, command);

@@ -115,13 +115,13 @@ static json_t *tables_json(ss_route *r) {
     return json_pack("{s:I,s:I,s:o}", "ready", (json_int_t)ss_route_tables_in(r, SS_TABLE_READY), "total", (json_int_t)r->table_count, "list", list);
 }
 
-/* Progress for the watchdog: something moved, or nothing waits, or the state says why it stands. */
+/* Progress for the supervisor: something moved, or nothing waits, or the state says why it stands. A copy waits for the agent. */
 static bool progress_made(ss_route *r) {
     uint64_t moved = r->progress.sequence + r->applied_total + r->copied_total + r->copy.read_to + r->stream.whole + r->catchup.whole;
     bool made = moved != r->moved_seen || r->behind_records == 0 || r->doing[0] ||
-                (r->state != SS_ROUTE_STREAMING && r->state != SS_ROUTE_CATCHING_UP && r->state != SS_ROUTE_COPYING);
+                (r->state != SS_ROUTE_STREAMING && r->state != SS_ROUTE_CATCHING_UP && (r->state != SS_ROUTE_COPYING || ss_route_stream_waits(r)));
     r->moved_seen = moved;
-    return made || (r->state == SS_ROUTE_COPYING && r->reason[0]);
+    return made;
 }
 
 void ss_report_status(ss_route *r, bool now) {
@@ -132,7 +132,8 @@ void ss_report_status(ss_route *r, bool now) {
     r->status_ms = ms;
     r->status_due = false;
     const char *reason = r->doing[0] ? r->doing : r->reason;
-    json_t *status = json_pack("{s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:o,s:b}", "state", ss_route_state_name(r->state), "reason", reason,
+    json_t *status = json_pack("{s:s,s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:o,s:b}", "state", ss_route_state_name(r->state), "reason", reason,
+                               "doing", r->doing,
                                "since", (json_int_t)r->since_us, "sequence", (json_int_t)r->progress.sequence, "committed",
                                (json_int_t)r->committed, "behind_records", (json_int_t)r->behind_records, "behind_bytes",
                                (json_int_t)r->behind_bytes, "as_of", (json_int_t)r->progress.as_of, "rate", rate_of(r), "tables",

@@ -11,10 +11,14 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #define NAMED 100u              /* rows named for each kind of difference */
 #define ROWS_AT_ONCE 200000u    /* rows of differing buckets looked at together */
+#define NAMED_BYTES ((size_t)3 << 19) /* of all keys named: the result is one line, and escaping may make it six times as long */
+#define AWAIT_MARK_S 600        /* a snapshot holds back the source's VACUUM: not for as long as a backlog takes */
 #define ANSWER_MS (24 * 3600 * 1000) /* a digest of a large table takes its time; a dead agent closes the socket */
 
 struct ss_verify {
@@ -27,8 +31,10 @@ struct ss_verify {
     const char *spool_path, *source, *route; /* the configuration's */
     const ss_target_ops *ops;
     json_t *names;                           /* the thread's */
+    size_t named_bytes;                      /* the thread's */
     /* under lock */
     bool marked, mark_failed, finished, news;
+    int agent;                               /* the connection that holds the source's snapshot; -1: none */
     void *digest;
     ss_error mark_error;
     const char *step;
@@ -90,13 +96,17 @@ static int by_row(const void *a, const void *b) {
     return x->row_hi == y->row_hi ? 0 : x->row_hi < y->row_hi ? -1 : 1;
 }
 
-typedef struct { uint64_t missing, extra, different; json_t *rows; size_t named[3]; } findings;
+typedef struct { uint64_t missing, extra, different, unexplained; json_t *rows; size_t named[3]; size_t *bytes; } findings;
 
 static void found(findings *f, int kind, const char *key) {
     static const char *const kinds[] = {"missing", "extra", "different"};
     *(kind == 0 ? &f->missing : kind == 1 ? &f->extra : &f->different) += 1;
-    if (f->named[kind]++ < NAMED)
-        json_array_append_new(f->rows, json_pack("{s:s,s:s}", "kind", kinds[kind], "key", key ? key : ""));
+    size_t len = key ? strlen(key) : 0;
+    if (f->named[kind] >= NAMED || *f->bytes + len > NAMED_BYTES)
+        return;
+    f->named[kind]++;
+    *f->bytes += len + 48;
+    json_array_append_new(f->rows, json_pack("{s:s,s:s}", "kind", kinds[kind], "key", key ? key : ""));
 }
 
 /* Rows of one key hash, sorted: equal rows of both sides cancel out, what is left over differs, is missing or extra. */
@@ -203,13 +213,66 @@ static ss_status source_buckets(ss_verify *v, int fd, const char *table, ss_dige
     return st;
 }
 
+/* Buckets that differ, gathered until their rows are worth a look. */
+typedef struct {
+    uint8_t wanted[SS_DIGEST_BUCKETS];
+    uint64_t buckets, rows, missing, extra;
+} gathering;
+
+/* Looks at the rows of the gathered buckets. A digest that differed is a difference, whether or not its rows are found: a row's key may not
+ * tell (rows counted otherwise by the two sides, a reader that was cut short). It is never taken back. */
+static ss_status look_closer(ss_verify *v, int fd, const char *table, const Sidespool__Schema *schema, gathering *g, findings *f,
+                             ss_error *reterr) {
+    uint64_t before = f->missing + f->extra + f->different;
+    ss_status st = g->rows ? drill(v, fd, table, schema, g->wanted, g->rows, f, reterr) : SS_OK;
+    if (st == SS_OK && f->missing + f->extra + f->different == before) {
+        f->unexplained += g->buckets;
+        f->missing += g->missing;
+        f->extra += g->extra;
+        if (g->missing + g->extra == 0)
+            f->different += g->buckets;
+    }
+    memset(g, 0, sizeof *g);
+    return st;
+}
+
+static ss_status compare_buckets(ss_verify *v, int fd, const char *table, const Sidespool__Schema *schema, const ss_digest_bucket *source,
+                                 const ss_digest_bucket *target, findings *f, ss_error *reterr) {
+    gathering g = {0};
+    ss_status st = SS_OK;
+    for (size_t b = 0; st == SS_OK && b < SS_DIGEST_BUCKETS; b++) {
+        if (memcmp(&source[b], &target[b], sizeof source[b]) != 0) {
+            g.wanted[b] = 1;
+            g.buckets++;
+            g.rows += source[b].rows + target[b].rows;
+            g.missing += source[b].rows > target[b].rows ? source[b].rows - target[b].rows : 0;
+            g.extra += target[b].rows > source[b].rows ? target[b].rows - source[b].rows : 0;
+        }
+        if (g.buckets && (g.rows >= ROWS_AT_ONCE || b == SS_DIGEST_BUCKETS - 1))
+            st = look_closer(v, fd, table, schema, &g, f, reterr);
+    }
+    return st;
+}
+
+static json_t *table_result(const char *table, const findings *f, uint64_t source_rows, uint64_t target_rows) {
+    bool equal = !f->missing && !f->extra && !f->different;
+    char note[160] = "";
+    if (f->unexplained)
+        snprintf(note, sizeof note, "%" PRIu64 " of %u parts differ whose rows could not be told apart: counts are at least so many",
+                 f->unexplained, SS_DIGEST_BUCKETS);
+    else if (f->missing + f->extra + f->different > json_array_size(f->rows))
+        snprintf(note, sizeof note, "more rows differ than are named");
+    return json_pack("{s:s,s:b,s:I,s:I,s:I,s:I,s:I,s:O,s:s}", "table", table, "equal", equal, "source_rows", (json_int_t)source_rows,
+                     "target_rows", (json_int_t)target_rows, "missing", (json_int_t)f->missing, "extra", (json_int_t)f->extra, "different",
+                     (json_int_t)f->different, "rows", f->rows, "note", note);
+}
+
 static ss_status compare_table(ss_verify *v, int fd, const char *table, const Sidespool__Schema *schema, json_t *results, ss_error *reterr) {
     ss_digest_bucket *source = calloc(SS_DIGEST_BUCKETS, sizeof *source), *target = calloc(SS_DIGEST_BUCKETS, sizeof *target);
-    uint8_t *wanted = calloc(1, SS_DIGEST_BUCKETS);
-    findings f = {.rows = json_array()};
+    findings f = {.rows = json_array(), .bytes = &v->named_bytes};
     ss_status st = SS_OK;
-    uint64_t rows[2] = {0, 0}, gathered = 0;
-    if (!source || !target || !wanted || !f.rows)
+    uint64_t rows[2] = {0, 0};
+    if (!source || !target || !f.rows)
         st = ss_fail(reterr, SS_RETRY, "SS-ROUTE-0003", "out of memory for a digest");
     if (st == SS_OK)
         st = source_buckets(v, fd, table, source, reterr);
@@ -218,39 +281,35 @@ static ss_status compare_table(ss_verify *v, int fd, const char *table, const Si
     for (size_t b = 0; st == SS_OK && b < SS_DIGEST_BUCKETS; b++) {
         rows[0] += source[b].rows;
         rows[1] += target[b].rows;
-        if (memcmp(&source[b], &target[b], sizeof source[b]) != 0) {
-            wanted[b] = 1;
-            gathered += source[b].rows + target[b].rows;
-        }
-        if (gathered && (gathered >= ROWS_AT_ONCE || b == SS_DIGEST_BUCKETS - 1)) {
-            st = drill(v, fd, table, schema, wanted, gathered, &f, reterr);
-            memset(wanted, 0, SS_DIGEST_BUCKETS);
-            gathered = 0;
-        }
     }
-    if (st == SS_OK) {
-        bool equal = !f.missing && !f.extra && !f.different;
-        const char *note = f.missing + f.extra + f.different > json_array_size(f.rows) ? "more rows differ than are named" : "";
-        json_array_append_new(results, json_pack("{s:s,s:b,s:I,s:I,s:I,s:I,s:I,s:O,s:s}", "table", table, "equal", equal, "source_rows",
-                                                 (json_int_t)rows[0], "target_rows", (json_int_t)rows[1], "missing", (json_int_t)f.missing,
-                                                 "extra", (json_int_t)f.extra, "different", (json_int_t)f.different, "rows", f.rows, "note", note));
-    } else {
+    if (st == SS_OK)
+        st = compare_buckets(v, fd, table, schema, source, target, &f, reterr);
+    if (st == SS_OK)
+        json_array_append_new(results, table_result(table, &f, rows[0], rows[1]));
+    else
         ss_error_prefix(reterr, "table %s", table);
-    }
     json_decref(f.rows);
     free(source);
     free(target);
-    free(wanted);
     return st;
 }
 
 /* Waits until the route has reached the mark and opened the target's snapshot. */
 static ss_status await_mark(ss_verify *v, ss_error *reterr) {
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += AWAIT_MARK_S;
+    int late = 0;
     pthread_mutex_lock(&v->lock);
-    while (!v->marked && !v->mark_failed && !atomic_load(&v->cancel))
-        pthread_cond_wait(&v->changed, &v->lock);
+    while (!v->marked && !v->mark_failed && !atomic_load(&v->cancel) && late == 0)
+        late = pthread_cond_timedwait(&v->changed, &v->lock, &until);
     ss_status st = SS_OK;
-    if (!v->marked) {
+    if (!v->marked && !v->mark_failed && late) {
+        v->mark_failed = true;
+        st = ss_fail(reterr, SS_RETRY, "SS-ROUTE-0012",
+                     "verify was given up: route %s did not reach the snapshot's place within %d minutes; let it catch up first "
+                     "(sidespool wait --route %s), then ask again", v->route, AWAIT_MARK_S / 60, v->route);
+    } else if (!v->marked) {
         *reterr = v->mark_error;
         st = SS_RETRY;
     }
@@ -282,7 +341,7 @@ static ss_status compare_all(ss_verify *v, int fd, json_t *opened, json_t *resul
             st = compare_table(v, fd, table, schema, results, reterr);
         free(packed);
         if (st == SS_OK && atomic_load(&v->cancel))
-            st = ss_fail(reterr, SS_RETRY, "SS-ROUTE-0012", "verify was given up: the route is ending");
+            st = ss_fail(reterr, SS_RETRY, "SS-ROUTE-0012", "verify was given up");
         if (st != SS_OK)
             break;
     }
@@ -297,6 +356,9 @@ static void *run(void *arg) {
     int fd = -1;
     say(v, "opening a snapshot at the source", "", 0, 0);
     ss_status st = ss_agent_connect(v->spool_path, v->source, &fd, &err);
+    pthread_mutex_lock(&v->lock);
+    v->agent = fd;
+    pthread_mutex_unlock(&v->lock);
     if (st == SS_OK)
         st = ss_agent_ask(fd, json_pack("{s:s,s:s,s:s,s:O}", "op", "verify_open", "id", v->id, "route", v->route, "tables", v->names),
                           ANSWER_MS, &v->cancel, &opened, &err);
@@ -306,10 +368,13 @@ static void *run(void *arg) {
     }
     if (st == SS_OK)
         st = compare_all(v, fd, opened, results, &err);
-    if (fd >= 0)
-        close(fd); /* ends the snapshot at the source */
     json_decref(opened);
     pthread_mutex_lock(&v->lock);
+    if (fd >= 0)
+        close(fd); /* ends the snapshot at the source */
+    v->agent = -1;
+    if (st != SS_OK && atomic_load(&v->cancel)) /* why it was given up, not what broke of that */
+        err = v->mark_error;
     v->finished = true;
     v->status = st;
     v->error = err;
@@ -368,15 +433,19 @@ static void verify_free(ss_verify *v) {
 static ss_status start(ss_route *r, const char *id, const json_t *command, ss_error *reterr) {
     if (r->verify)
         return ss_fail(reterr, SS_BUSY, "SS-ROUTE-0007", "another verify of route %s is running", r->conf->name);
-    if (r->halted || r->paused)
-        return ss_fail(reterr, SS_BUSY, "SS-ROUTE-0007", "route %s is %s, so it would not reach the snapshot's place", r->conf->name,
-                       r->halted ? "halted" : "paused");
+    if (r->halted)
+        return ss_fail(reterr, SS_BUSY, "SS-ROUTE-0007", "verify needs a route that runs, and route %s is halted: %s; mend that first "
+                       "(sidespool status shows the command), then verify", r->conf->name, r->reason);
+    if (r->paused)
+        return ss_fail(reterr, SS_BUSY, "SS-ROUTE-0007", "verify needs a route that runs, and route %s is paused; first: sidespool resume --route %s",
+                       r->conf->name, r->conf->name);
     ss_verify *v = calloc(1, sizeof *v);
     if (!v)
         return ss_fail(reterr, SS_RETRY, "SS-ROUTE-0003", "out of memory for verify");
     pthread_mutex_init(&v->lock, NULL);
     pthread_cond_init(&v->changed, NULL);
     v->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    v->agent = -1;
     v->names = json_array();
     v->spool_path = r->config->spool_path;
     v->source = r->conf->source;
@@ -410,13 +479,15 @@ void ss_verify_mark(ss_route *r, const char *id) {
     if (!v || strcmp(v->id, id) != 0)
         return;
     pthread_mutex_lock(&v->lock);
-    if (!v->marked && !v->mark_failed) {
+    if (!v->marked && !v->mark_failed && !atomic_load(&v->cancel)) {
         v->marked = r->ops->digest_open(&r->env, r->target, &v->digest, &v->mark_error) == SS_OK;
         v->mark_failed = !v->marked;
         pthread_cond_signal(&v->changed);
     }
     pthread_mutex_unlock(&v->lock);
 }
+
+const char *ss_verify_id(const ss_route *r) { return r->verify ? r->verify->id : ""; }
 
 int ss_verify_fd(const ss_route *r) { return r->verify ? r->verify->event_fd : -1; }
 
@@ -425,11 +496,13 @@ void ss_verify_cancel(ss_route *r, const char *why) {
     if (!v)
         return;
     pthread_mutex_lock(&v->lock);
-    if (!v->marked && !v->mark_failed) {
+    if (!atomic_load(&v->cancel) && !v->mark_failed) {
         ss_fail(&v->mark_error, SS_RETRY, "SS-ROUTE-0012", "verify was given up: %s", why);
-        v->mark_failed = true;
+        v->mark_failed = !v->marked;
     }
     atomic_store(&v->cancel, true);
+    if (v->agent >= 0)
+        shutdown(v->agent, SHUT_RDWR); /* the snapshot at the source ends now, whatever the thread is waiting for */
     pthread_cond_signal(&v->changed);
     pthread_mutex_unlock(&v->lock);
 }

@@ -20,7 +20,7 @@
 
 extern char **environ;
 
-enum { RESTART_LEAST_MS = 200, RESTART_MOST_MS = 30000, RUN_IS_GOOD_S = 60 };
+enum { RESTART_LEAST_MS = 200, RESTART_MOST_MS = 30000, RUN_IS_GOOD_S = 60, SAID_LATELY_S = 5 };
 
 static void start_route(ss_route_proc *route);
 
@@ -60,6 +60,8 @@ static void on_status(ss_route_proc *route, json_t *status) {
     route->status = json_incref(status);
     if (!json_is_false(json_object_get(status, "progress")))
         route->progress_us = route->seen_us;
+    else
+        route->standing_us = route->seen_us;
     measure_copy(route);
     ss_control_route_status(route);
 }
@@ -210,7 +212,7 @@ static void start_route(ss_route_proc *route) {
     }
     bufferevent_setcb(route->link, on_read, NULL, on_event, route);
     bufferevent_enable(route->link, EV_READ | EV_WRITE);
-    route->started_us = route->seen_us = route->progress_us = ss_wall_us();
+    route->started_us = route->seen_us = route->progress_us = route->standing_us = ss_wall_us();
     SS_LOG(SS_INFO, "route_started", SS_S("route", route->config->name),
            SS_S("source", route->config->source), SS_I("pid", route->pid));
     if (route->paused)
@@ -389,22 +391,44 @@ const char *ss_route_state(const ss_route_proc *route, char *scratch, size_t siz
         return "starting";
     }
     *ret_reason = ss_json_text(route->status, "reason", "");
+    int64_t silent = (ss_wall_us() - route->seen_us) / 1000000;
+    if (silent > SAID_LATELY_S && !**ret_reason) {
+        (void)snprintf(scratch, size,
+                       "no word from it for %lld s: it waits for a statement or COMMIT on the target",
+                       (long long)silent);
+        *ret_reason = scratch;
+    }
     return ss_json_text(route->status, "state", "starting");
 }
 
-bool ss_route_is_well(const ss_route_proc *route, int64_t now_us) {
+ss_route_health ss_route_is_well(const ss_route_proc *route, int64_t now_us) {
     if (route->pid == 0)
-        return true; /* its end is the reason, and the next start is due */
-    if (!route->status)
-        return now_us - route->started_us < SS_ROUTE_SILENCE_US;
-    if (ss_json_int(route->status, "behind_records") == 0 ||
-        *ss_json_text(route->status, "reason", ""))
-        return true;
-    const char *state = ss_json_text(route->status, "state", "");
-    bool applying = strcmp(state, "streaming") == 0 || strcmp(state, "catching_up") == 0;
-    if (applying && now_us - route->seen_us > SS_ROUTE_SILENCE_US)
-        return false;
-    /* Between two of its lines nothing may have moved for good reasons: a slow statement, a large
-     * transaction. */
-    return now_us - route->progress_us < SS_ROUTE_STANDSTILL_US;
+        return SS_ROUTE_WELL; /* its end is the reason, and the next start is due */
+    if (*ss_json_text(route->status, "doing", ""))
+        return SS_ROUTE_WELL; /* it said that something long begins: an index, a table put in place */
+    /* A route speaks each second, whatever its state, unless it is in a statement or a COMMIT. */
+    if (now_us - route->seen_us > SS_ROUTE_SILENCE_US)
+        return SS_ROUTE_SILENT;
+    /* While it is silent it cannot say that it moves either: what it said last is not held against it. */
+    if (!route->status || route->standing_us <= route->progress_us)
+        return SS_ROUTE_WELL;
+    return route->standing_us - route->progress_us < SS_ROUTE_STANDSTILL_US ? SS_ROUTE_WELL
+                                                                            : SS_ROUTE_STANDS;
+}
+
+/* A route that hangs is ended and started again by itself: withholding the watchdog's food would
+ * end all of them. Nothing is lost by it, see the head of this file. */
+void ss_routes_look_after(ss_supervisor *sup, int64_t now_us) {
+    for (size_t i = 0; i < sup->route_count && !sup->stopping; i++) {
+        ss_route_proc *route = &sup->routes[i];
+        ss_route_health health = ss_route_is_well(route, now_us);
+        if (health == SS_ROUTE_WELL)
+            continue;
+        SS_LOG(SS_ERROR, "route_stalled", SS_S("route", route->config->name),
+               SS_S("code", "SS-APP-0014"),
+               SS_S("how", health == SS_ROUTE_SILENT ? "it is silent" : "nothing moves"),
+               SS_I("silent_s", (now_us - route->seen_us) / 1000000), SS_I("pid", route->pid));
+        (void)kill(route->pid, SIGKILL);
+        route->seen_us = route->progress_us = route->standing_us = now_us; /* once each time */
+    }
 }

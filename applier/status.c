@@ -211,9 +211,8 @@ static void troubles_of_route(json_t *list, const ss_route_proc *route, int64_t 
         trouble(list, "route_paused", name, source, remedy,
                 "Route %s is paused; changes wait in the spool.", name);
     }
-    if (!ss_route_is_well(route, now_us)) {
-        (void)snprintf(remedy, sizeof(remedy), "see its log; it is restarted by: kill %d",
-                       (int)route->pid);
+    if (ss_route_is_well(route, now_us) != SS_ROUTE_WELL) {
+        (void)snprintf(remedy, sizeof(remedy), "it is ended and started again by itself; see its log");
         trouble(list, "route_stalled", name, source, remedy,
                 "Route %s makes no progress though changes wait, and gives no reason.", name);
     }

@@ -25,7 +25,7 @@
 #define SS_AGENT_TIMEOUT_MS 2000
 #define SS_STOP_PATIENCE_S 8 /* between SIGTERM and SIGKILL to a route */
 #define SS_ROUTE_SILENCE_US                                                                        \
-    (600LL * 1000000) /* applying without a word for so long is no progress */
+    (600LL * 1000000) /* one statement or COMMIT that takes longer hangs */
 #define SS_ROUTE_STANDSTILL_US                                                                     \
     (60LL * 1000000) /* saying for so long that nothing moves is no progress */
 
@@ -43,6 +43,7 @@ typedef struct {
     uint64_t restarts;        /* since the supervisor started */
     int64_t started_us, ended_us, seen_us, next_start_us;
     int64_t progress_us;              /* when it last said that it makes progress */
+    int64_t standing_us;              /* when it last said that nothing moves though changes wait */
     char ended[96];                   /* how it ended last: "killed by SIGBUS" */
     json_t *status;                   /* its last status; NULL: none since it was started */
     bool paused;                      /* a person's wish; outlives the process by a file */
@@ -97,8 +98,12 @@ SS_MUST ss_status ss_route_set_paused(ss_route_proc *route, bool paused, ss_erro
  * reason. */
 const char *ss_route_state(const ss_route_proc *route, char *scratch, size_t size,
                            const char **ret_reason);
-/* false: something waits, nothing moves, and no reason is given. The watchdog is then not fed. */
-bool ss_route_is_well(const ss_route_proc *route, int64_t now_us);
+/* SILENT: no word for longer than a statement may take. STANDS: it says that nothing moves though
+ * changes wait, and gives no reason. */
+typedef enum { SS_ROUTE_WELL, SS_ROUTE_SILENT, SS_ROUTE_STANDS } ss_route_health;
+ss_route_health ss_route_is_well(const ss_route_proc *route, int64_t now_us);
+/* Each second: ends those that are not well; they are started again. */
+void ss_routes_look_after(ss_supervisor *sup, int64_t now_us);
 
 /* ---- control.c ------------------------------------------------------------------------------- */
 SS_MUST ss_status ss_control_open(ss_supervisor *sup, ss_error *reterr);

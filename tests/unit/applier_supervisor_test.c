@@ -463,6 +463,50 @@ static void lag_is_zero_only_when_nothing_waits(void **state) {
     json_decref(route);
 }
 
+/* A slow batch is no reason to end a route, nor is one route a reason to end the others. */
+static void a_silent_route_is_ended_alone(void **state) {
+    (void)state;
+    const int64_t s = 1000000, now = 100000 * s;
+    ss_route_config config = {.name = "r", .source = "shop"};
+    ss_supervisor sup = {.route_count = 2};
+    ss_route_proc routes[2] = {{.sup = &sup, .config = &config}, {.sup = &sup, .config = &config}};
+    sup.routes = routes;
+    for (int i = 0; i < 2; i++) {
+        routes[i].status = json_pack("{s:s,s:s,s:i}", "state", "streaming", "reason", "",
+                                     "behind_records", i ? 50 : 0);
+        routes[i].seen_us = routes[i].progress_us = routes[i].standing_us = now;
+        routes[i].pid = fork();
+        if (routes[i].pid == 0) {
+            (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+            for (;;)
+                (void)pause();
+        }
+    }
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(ss_route_is_well(&routes[i], now + 599 * s), SS_ROUTE_WELL);
+        /* Also when nothing seemed to wait when it spoke last. */
+        assert_int_equal(ss_route_is_well(&routes[i], now + 601 * s), SS_ROUTE_SILENT);
+    }
+    json_object_set_new(routes[0].status, "doing", json_string("building keys and indexes of t"));
+    assert_int_equal(ss_route_is_well(&routes[0], now + 86400 * s), SS_ROUTE_WELL);
+    /* It speaks, and says for a minute that nothing moves. */
+    ss_route_proc standing = routes[1];
+    standing.seen_us = standing.standing_us = now + 59 * s;
+    assert_int_equal(ss_route_is_well(&standing, now + 59 * s), SS_ROUTE_WELL);
+    standing.seen_us = standing.standing_us = now + 61 * s;
+    assert_int_equal(ss_route_is_well(&standing, now + 61 * s), SS_ROUTE_STANDS);
+
+    int how;
+    ss_routes_look_after(&sup, now + 601 * s);
+    assert_int_equal(waitpid(routes[1].pid, &how, 0), routes[1].pid);
+    assert_true(WIFSIGNALED(how) && WTERMSIG(how) == SIGKILL);
+    assert_int_equal(waitpid(routes[0].pid, &how, WNOHANG), 0);
+    (void)kill(routes[0].pid, SIGKILL);
+    (void)waitpid(routes[0].pid, &how, 0);
+    for (int i = 0; i < 2; i++)
+        json_decref(routes[i].status);
+}
+
 static int remove_folder(void **state) {
     char command[128];
     (void)state;
@@ -484,6 +528,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(only_one_at_a_socket),
         cmocka_unit_test(a_deaf_route_is_killed),
         cmocka_unit_test(lag_is_zero_only_when_nothing_waits),
+        cmocka_unit_test(a_silent_route_is_ended_alone),
     };
     (void)snprintf(folder, sizeof(folder), "/tmp/sidespool-supervisor-XXXXXX");
     if (!mkdtemp(folder))
