@@ -109,7 +109,7 @@ static json_t *status_json(ss_requests *requests) {
     ss_agent_status_get(setup->status, &now);
     json_t *json =
         json_pack("{s:s, s:s, s:i, s:s, s:s, s:s, s:I, s:s, s:I, s:I, s:I, s:s, s:I, s:I, s:I, "
-                  "s:s, s:I, s:I}",
+                  "s:s, s:I, s:I, s:I}",
                   "source", setup->env->name, "engine", setup->ops->name, "pid", (int)getpid(),
                   "state", ss_agent_state_name(now.state), "reason", now.reason, "code", now.code,
                   "since", (json_int_t)now.since_us, "position", now.position, "committed",
@@ -117,7 +117,8 @@ static json_t *status_json(ss_requests *requests) {
                   (json_int_t)now.copy_committed, "spool_id", now.spool_id, "epoch",
                   (json_int_t)now.epoch, "spool_used", (json_int_t)now.spool_used, "spool_quota",
                   (json_int_t)now.spool_quota, "released", now.released, "records",
-                  (json_int_t)now.records, "source_time", (json_int_t)now.source_time_us);
+                  (json_int_t)now.records, "source_time", (json_int_t)now.source_time_us,
+                  "last_change", (json_int_t)now.last_change);
     if (json == NULL)
         return NULL;
     json_t *source =
@@ -415,6 +416,19 @@ static void handle_digest(ss_peer *peer, json_t *request, ss_work_kind kind) {
     peer_work(peer, kind, request);
 }
 
+/* While capture stands still for a person, nobody's mark would ever be written: whoever waits is
+ * told so. */
+static void handle_mark(ss_peer *peer, json_t *request) {
+    ss_agent_snapshot now;
+
+    ss_agent_status_get(peer->requests->setup.status, &now);
+    if (now.state == SS_AGENT_HALTED)
+        send_json(peer, json_pack("{s:b, s:s, s:s, s:b, s:b}", "ok", 0, "code", now.code, "error",
+                                  now.reason, "retry", 0, "halted", 1));
+    else
+        peer_work(peer, SS_WORK_MARK, request);
+}
+
 static void handle(ss_peer *peer, json_t *request) {
     const char *op = json_string_value(json_object_get(request, "op"));
 
@@ -425,7 +439,7 @@ static void handle(ss_peer *peer, json_t *request) {
     } else if (strcmp(op, "status") == 0) {
         handle_status(peer);
     } else if (strcmp(op, "mark") == 0) {
-        peer_work(peer, SS_WORK_MARK, request);
+        handle_mark(peer, request);
     } else if (strcmp(op, "copy") == 0) {
         handle_copy(peer, request);
     } else if (strcmp(op, "verify_open") == 0) {

@@ -184,6 +184,12 @@ void ss_agent_status_released(ss_agent_status *status, const char *position) {
     pthread_mutex_unlock(&status->mutex);
 }
 
+void ss_agent_status_last_change(ss_agent_status *status, uint64_t sequence) {
+    pthread_mutex_lock(&status->mutex);
+    status->now.last_change = sequence;
+    pthread_mutex_unlock(&status->mutex);
+}
+
 void ss_agent_status_source_time(ss_agent_status *status, int64_t source_time_us,
                                  uint64_t records) {
     pthread_mutex_lock(&status->mutex);

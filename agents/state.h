@@ -42,6 +42,7 @@ typedef struct {
     char released[SS_POSITION_MAX];
     char spool_id[33];
     uint64_t epoch, committed, first, copy_committed, spool_used, spool_quota, records;
+    uint64_t last_change;   /* the last record that is no sign of life; after a start: what was there */
     int64_t source_time_us; /* of the last commit or idle */
     ss_copy_progress copy;
 } ss_agent_snapshot;
@@ -73,6 +74,7 @@ void ss_agent_status_committed(ss_agent_status *status, const ss_log_state *stre
                                const ss_log_state *copy);
 void ss_agent_status_usage(ss_agent_status *status, uint64_t used, uint64_t quota);
 void ss_agent_status_released(ss_agent_status *status, const char *position);
+void ss_agent_status_last_change(ss_agent_status *status, uint64_t sequence);
 void ss_agent_status_source_time(ss_agent_status *status, int64_t source_time_us, uint64_t records);
 void ss_agent_status_copy(ss_agent_status *status, const ss_copy_progress *progress);
 /* Main thread, when wake_fd is readable: drains it and tells whether there was a commit. */

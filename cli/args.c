@@ -15,7 +15,8 @@ enum {
     TAKES_TIMEOUT = 8,
     TAKES_FROM = 16,
     TAKES_WORDS = 32,
-    TAKES_MARKDOWN = 64
+    TAKES_MARKDOWN = 64,
+    TAKES_FORCE = 128
 };
 
 static const struct command {
@@ -33,8 +34,10 @@ static const struct command {
      "copy tables anew; readers see the old rows until then", TAKES_ROUTE | TAKES_WORDS},
     {"verify", "sidespool verify --route R [--json] [TABLE…]",
      "compare every cell of source and target", TAKES_ROUTE | TAKES_JSON | TAKES_WORDS},
-    {"replay", "sidespool replay --route R --from SEQ",
-     "apply again from a sequence that the spool still holds", TAKES_ROUTE | TAKES_FROM},
+    {"replay", "sidespool replay --route R --from SEQ [--force]",
+     "for a target whose tables were put back without their bookkeeping: apply from SEQ again; "
+     "--force says that they are as they were just before SEQ",
+     TAKES_ROUTE | TAKES_FROM | TAKES_FORCE},
     {"spool", "sidespool spool ls | dump | verify | trim | forget …",
      "look into the spool; see `sidespool spool --help`", TAKES_WORDS},
     {"explain", "sidespool explain CODE", "what an error code means, and its cure",
@@ -108,7 +111,8 @@ enum {
     OPT_FROM,
     OPT_HELP,
     OPT_VERSION,
-    OPT_MARKDOWN
+    OPT_MARKDOWN,
+    OPT_FORCE
 };
 
 static const struct option long_options[] = {{"config", required_argument, NULL, OPT_CONFIG},
@@ -120,6 +124,7 @@ static const struct option long_options[] = {{"config", required_argument, NULL,
                                              {"help", no_argument, NULL, OPT_HELP},
                                              {"version", no_argument, NULL, OPT_VERSION},
                                              {"markdown", no_argument, NULL, OPT_MARKDOWN},
+                                             {"force", no_argument, NULL, OPT_FORCE},
                                              {NULL, 0, NULL, 0}};
 
 static bool take_from(const char *text, uint64_t *ret) {
@@ -156,6 +161,10 @@ static bool take_option(int option, const char *value, ss_cli_args *args, unsign
         args->markdown = true;
         *given |= TAKES_MARKDOWN;
         return true;
+    case OPT_FORCE:
+        args->force = true;
+        *given |= TAKES_FORCE;
+        return true;
     case OPT_HELP:
         args->help = true;
         return true;
@@ -184,7 +193,8 @@ static bool check_command(const struct command *command, const ss_cli_args *args
         const char *name;
     } names[] = {{TAKES_ROUTE, "--route"}, {TAKES_JSON, "--json"},
                  {TAKES_WATCH, "--watch"}, {TAKES_TIMEOUT, "--timeout"},
-                 {TAKES_FROM, "--from"},   {TAKES_MARKDOWN, "--markdown"}};
+                 {TAKES_FROM, "--from"},   {TAKES_MARKDOWN, "--markdown"},
+                 {TAKES_FORCE, "--force"}};
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
         if ((given & names[i].bit) && !(command->takes & names[i].bit))
             return wrong(out, command, "takes no %s.", names[i].name);

@@ -14,7 +14,7 @@ typedef struct {
     const char *config;  /* the applier's file */
     bool config_given;
     const char *route;
-    bool json, watch, help, version, markdown;
+    bool json, watch, help, version, markdown, force;
     double timeout; /* seconds; below 0: none */
     uint64_t from;  /* 0: not given */
     char **words;   /* after the command: tables, a code */
@@ -77,6 +77,7 @@ void ss_put_coloured(ss_buf *out, bool colours, ss_colour colour, const char *te
 void ss_view_status(const json_t *status, bool fancy, ss_buf *out);
 /* The route's result as `verify --json` documents it: {"equal", "tables": […]}. */
 json_t *ss_verify_document(const json_t *result);
-void ss_view_verify(const json_t *document, bool fancy, ss_buf *out);
+/* args: whose route and file the hint at the end names. */
+void ss_view_verify(const json_t *document, const ss_cli_args *args, bool fancy, ss_buf *out);
 
 #endif

@@ -34,7 +34,7 @@ static void say_refused(const json_t *answer, ss_buf *out) {
 /* ---- status ---------------------------------------------------------------------------------- */
 
 static void put_json(const json_t *document, ss_buf *out) {
-    char *text = json_dumps(document, JSON_COMPACT);
+    char *text = json_dumps(document, JSON_COMPACT | JSON_REAL_PRECISION(15));
     if (!text)
         out->bad = true;
     else
@@ -145,6 +145,8 @@ static json_t *request_of(const ss_cli_args *args) {
     }
     if (args->timeout >= 0)
         (void)json_object_set_new(request, "timeout", json_real(args->timeout));
+    if (args->force)
+        (void)json_object_set_new(request, "force", json_true());
     if (args->from > 0)
         (void)json_object_set_new(request, "from", json_integer((json_int_t)args->from));
     return request;
@@ -166,7 +168,7 @@ static int route_command(const ss_cli_args *args) {
         if (args->json)
             put_json(document, &out);
         else
-            ss_view_verify(document, terminal(STDOUT_FILENO), &out);
+            ss_view_verify(document, args, terminal(STDOUT_FILENO), &out);
         json_decref(document);
     } else if (answer && exit_code != SS_EXIT_DONE) {
         say_refused(answer, &errors);

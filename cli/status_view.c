@@ -50,7 +50,10 @@ static void put_route(ss_table *table, const json_t *route, int64_t now_us) {
     (void)number_of(tables, "total", &total);
     ss_table_row(table);
     ss_table_set(table, ROUTE, SS_BOLD, "%s", text_of(route, "route"));
-    ss_table_set(table, STATE, colour_of(state), "%s%s", state,
+    /* Without its agent a route has only the past to be in step with. */
+    bool blind = colour_of(state) == SS_GREEN && colour_of(agent_state) == SS_RED;
+    ss_table_set(table, STATE, blind ? SS_YELLOW : colour_of(state), "%s%s%s", state,
+                 blind ? " (no news)" : "",
                  paused && strcmp(state, "paused") != 0 ? " (pausing)" : "");
     ss_table_set(table, TABLES, ready < total ? SS_YELLOW : SS_PLAIN, "%.0f/%.0f", ready, total);
     if (number_of(route, "lag_seconds", &lag))

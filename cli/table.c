@@ -83,14 +83,17 @@ void ss_table_print(const ss_table *table, const char *indent, bool colours, ss_
                 widths[c] = width;
         }
     for (size_t r = 0; r < table->rows; r++) {
+        size_t last = table->columns; /* behind the last cell that holds something */
+        while (last > 1 && table->cells[r * table->columns + last - 1].text[0] == '\0')
+            last--;
         ss_buf_put_str(out, indent);
-        for (size_t c = 0; c < table->columns; c++) {
+        for (size_t c = 0; c < last; c++) {
             const struct ss_table_cell *cell = &table->cells[r * table->columns + c];
             size_t fill = widths[c] - width_of(cell->text);
             if (table->right[c])
                 put_spaces(out, fill);
             ss_put_coloured(out, colours, cell->colour, cell->text);
-            if (c + 1 == table->columns)
+            if (c + 1 == last)
                 break;
             put_spaces(out, (table->right[c] ? 0 : fill) + 2);
         }

@@ -89,7 +89,25 @@ static void put_keys(const json_t *table, ss_buf *out) {
         ss_buf_printf(out, "%s: %s\n", name ? name : "?", note);
 }
 
-void ss_view_verify(const json_t *document, bool fancy, ss_buf *out) {
+static void put_hint(const json_t *tables, size_t differ, const ss_cli_args *args, ss_buf *out) {
+    size_t i;
+    const json_t *table;
+    ss_buf_printf(out, "%zu of %zu table%s differ%s; copy %s anew with: sidespool resync --route %s",
+                  differ, json_array_size(tables), json_array_size(tables) == 1 ? "" : "s",
+                  differ == 1 ? "s" : "", differ == 1 ? "it" : "them", args->route);
+    json_array_foreach(tables, i, table) {
+        const char *name = json_string_value(json_object_get(table, "table"));
+        if (json_is_true(json_object_get(table, "equal")) || !name)
+            continue;
+        bool plain = strpbrk(name, " \t'\"$`\\&;|<>()*?[]#~!{}") == NULL || strchr(name, '\'');
+        ss_buf_printf(out, plain ? " %s" : " '%s'", name);
+    }
+    if (args->config_given)
+        ss_buf_printf(out, " --config %s", args->config);
+    ss_buf_put_byte(out, '\n');
+}
+
+void ss_view_verify(const json_t *document, const ss_cli_args *args, bool fancy, ss_buf *out) {
     static const char *const heads[] = {"TABLE", "SOURCE",    "TARGET", "MISSING",
                                         "EXTRA", "DIFFERENT", "RESULT"};
     const json_t *table, *tables = json_object_get(document, "tables");
@@ -109,9 +127,8 @@ void ss_view_verify(const json_t *document, bool fancy, ss_buf *out) {
     ss_table_done(&view);
     json_array_foreach(tables, i, table) put_keys(table, out);
     if (differ > 0)
-        ss_buf_printf(
-            out, "%zu of %zu tables differ; copy one anew with: sidespool resync --route R TABLE\n",
-            differ, json_array_size(tables));
+        put_hint(tables, differ, args, out);
     else if (json_is_true(json_object_get(document, "equal")))
-        ss_buf_printf(out, "%zu tables are equal in every cell.\n", json_array_size(tables));
+        ss_buf_printf(out, "%zu table%s equal in every cell.\n", json_array_size(tables),
+                      json_array_size(tables) == 1 ? " is" : "s are");
 }

@@ -112,7 +112,7 @@ static void usage_errors(void **state) {
         {{"pause", "--route", "r", "--json"},
          "sidespool: pause: takes no --json.\nUsage: sidespool pause --route R\n"},
         {{"replay", "--route", "r"},
-         "sidespool: replay: --from is missing.\nUsage: sidespool replay --route R --from SEQ\n"},
+         "sidespool: replay: --from is missing.\nUsage: sidespool replay --route R --from SEQ [--force]\n"},
         {{"replay", "--route", "r", "--from", "0"},
          "sidespool: --from wants a sequence, 1 or more, not \"0\".\nTry: sidespool --help\n"},
         {{"explain"}, "sidespool: explain: CODE is missing.\nUsage: sidespool explain CODE\n"},
@@ -221,7 +221,8 @@ static void verify_for_people_and_programs(void **state) {
     assert_string_equal(json_string_value(json_array_get(
                             json_object_get(json_object_get(table, "missing"), "keys"), 0)),
                         "id=4321");
-    ss_view_verify(document, false, &out);
+    ss_cli_args args = {.route = "orders", .config = "a.yaml", .config_given = true};
+    ss_view_verify(document, &args, false, &out);
     assert_string_equal(
         ss_buf_cstr(&out),
         "TABLE       SOURCE  TARGET  MISSING  EXTRA  DIFFERENT  RESULT\n"
@@ -229,7 +230,16 @@ static void verify_for_people_and_programs(void **state) {
         "public.log      10      10        0      0          0  equal\n"
         "public.t: missing: id=4321\n"
         "public.t: different: id=77\n"
-        "1 of 2 tables differ; copy one anew with: sidespool resync --route R TABLE\n");
+        "1 of 2 tables differs; copy it anew with: sidespool resync --route orders public.t --config "
+        "a.yaml\n");
+    json_t *one = json_loads("{\"equal\":true,\"tables\":[{\"table\":\"public.t\",\"equal\":true}]}",
+                             0, NULL);
+    json_t *equal = ss_verify_document(one);
+    ss_buf_clear(&out);
+    ss_view_verify(equal, &args, false, &out);
+    assert_non_null(strstr(ss_buf_cstr(&out), "1 table is equal in every cell.\n"));
+    json_decref(equal);
+    json_decref(one);
     ss_buf_done(&out);
     json_decref(document);
     json_decref(result);
