@@ -202,6 +202,7 @@ bool ss_copies_wait(ss_copies *copies, int64_t ms) {
     int64_t until = ss_monotonic_ms() + ms;
 
     for (;;) {
+        ss_copies_each_second(copies); /* also in a short wait: a copy waits for room in short ones */
         int64_t now = ss_monotonic_ms();
         pthread_mutex_lock(&copies->mutex);
         if (!copies->stop && now < until)
@@ -210,7 +211,6 @@ bool ss_copies_wait(ss_copies *copies, int64_t ms) {
         pthread_mutex_unlock(&copies->mutex);
         if (stop || ss_monotonic_ms() >= until)
             return stop;
-        ss_copies_each_second(copies);
     }
 }
 

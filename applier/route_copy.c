@@ -263,8 +263,9 @@ static bool ours(ss_route *r, uint64_t generation) {
 /* Durable on the target: rows, states and the place in the copy log together. */
 static ss_status flush(ss_route *r, ss_error *reterr) {
     ss_route_copy *c = &r->copy;
-    if (!c->dirty)
-        return SS_OK;
+    if (!c->dirty) /* a cursor that was written less than a second ago is written when the second is over: the agent waits
+                      for it to make room, and we for the agent */
+        return ss_progress_cursors(r, false, reterr);
     const ss_table_state *states;
     size_t count;
     ss_status st = ss_route_states_dirty(r, &states, &count, reterr);

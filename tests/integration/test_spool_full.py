@@ -35,3 +35,27 @@ def test_transaction_larger_than_the_quota(make_world):
     w.src("insert into t select i, (select string_agg(md5(i::text || random() || k), '') from generate_series(1, 30) k) from generate_series(1, 20000) i")
     agent = until("halted with its size", lambda: (lambda r: r and r["agent"] and r["agent"]["state"] == "halted" and r["agent"])(w.route()), 60, 0.3, w.tell)
     assert "max_size" in agent["reason"], agent
+
+
+def test_copy_larger_than_its_share(make_world):
+    """The copy log may hold half of max_size: a larger table comes through, because the route loads and makes room."""
+    w = make_world(spool={"segment_size": "1MiB", "max_size": "16MiB"})
+    w.src("create table t(id int primary key, pad text)")
+    w.src("insert into t select i, (select string_agg(md5(i::text || random() || k), '') from generate_series(1, 30) k) from generate_series(1, 30000) i")
+    w.start()
+    w.wait(180)
+    w.assert_same("t")
+
+
+def test_stream_grows_while_a_copy_runs(make_world):
+    """While a table is copied nothing of the stream can be trimmed: it may not take the room that the copy needs to end."""
+    w = make_world(spool={"segment_size": "1MiB", "max_size": "16MiB"})
+    w.src("create table t(id int primary key, pad text)")
+    w.src("create table busy(id int primary key, pad text)")
+    w.src("insert into t select i, (select string_agg(md5(i::text || random() || k), '') from generate_series(1, 30) k) from generate_series(1, 30000) i")
+    w.start()
+    until("the copy to begin", lambda: "event=copy_begins" in w.agent.text(), 60, 0.02, w.tell)
+    for n in range(25):  # about 25 MB of changes: more than the whole quota
+        w.src("insert into busy select i, (select string_agg(md5(i::text || random() || k), '') from generate_series(1, 30) k) from generate_series(%s, %s) i", n * 1000, n * 1000 + 999)
+    w.wait(180)
+    w.assert_same("t", "busy")
