@@ -279,7 +279,12 @@ static ss_status step(ss_route *r, ss_error *reterr) {
             return st;
     }
     ss_route_show_state(r);
-    return did ? SS_OK : SS_BUSY;
+    if (did)
+        return SS_OK;
+    /* The last move within a second is written late. Were it left for the next batch, an agent whose spool is full would wait for room
+     * that is there, and we for a batch that it cannot capture. */
+    st = ss_progress_cursors(r, false, reterr);
+    return st == SS_OK ? SS_BUSY : st;
 }
 
 /* ---- failing --------------------------------------------------------------------------------------------------- */
