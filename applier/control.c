@@ -303,7 +303,8 @@ static void start_replay(ss_client *client, const json_t *request) {
     }
     client->waits = FOR_REPLY;
     start_command(client,
-                  json_pack("{s:s,s:I}", "cmd", "replay", "from", json_integer_value(from)));
+                  json_pack("{s:s,s:I,s:b}", "cmd", "replay", "from", json_integer_value(from), "force",
+                            json_is_true(json_object_get(request, "force"))));
 }
 
 /* ---- the request ----------------------------------------------------------------------------- */

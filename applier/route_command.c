@@ -88,8 +88,40 @@ ss_status ss_route_resync_pending(ss_route *r, ss_error *reterr) {
     return SS_OK;
 }
 
-/* replay: the records from `from` on are applied once more. Meant for a target that was put back to that place by hand: on any other, strict
- * applying finds rows that are there already, and stops with drift. */
+/* Why the records behind `from` must not be applied a second time, whatever a person says. */
+static ss_status replay_refused(ss_route *r, uint64_t from, ss_error *reterr) {
+    for (size_t i = 0; i < r->table_count; i++) {
+        const ss_table_state *st = &r->tables[i].st;
+        if (st->status == SS_TABLE_COPYING || st->status == SS_TABLE_CATCHING_UP)
+            return ss_fail(reterr, SS_STOP, "SS-ROUTE-0006", "cannot replay while table %s.%s is %s; wait until it is ready", st->ns, st->name,
+                           ss_table_status_name(st->status));
+        if (st->status == SS_TABLE_READY && from <= st->from_sequence)
+            return ss_fail(reterr, SS_STOP, "SS-ROUTE-0006",
+                           "cannot replay from %" PRIu64 ": table %s.%s was copied at sequence %" PRIu64 ", and no change before it is applied to it; "
+                           "replay from %" PRIu64 " or later, or resync that table",
+                           from, st->ns, st->name, st->from_sequence, st->from_sequence + 1);
+    }
+    return SS_OK;
+}
+
+/* replay: the records from `from` on are applied once more. That is right only for a target whose tables a person put back to just before
+ * that place while its bookkeeping (schema sidespool) says more. Else rows of tables without a key come twice and old values return,
+ * which nothing notices: hence only with force. */
+static ss_status replay_checked(ss_route *r, uint64_t from, bool force, const ss_log_state *log, ss_error *reterr) {
+    uint64_t applied = r->progress.sequence;
+    if (from < log->first || from > log->committed + 1)
+        return ss_fail(reterr, SS_STOP, "SS-ROUTE-0006", "cannot replay from %" PRIu64 ": the spool holds %" PRIu64 " to %" PRIu64, from, log->first,
+                       log->committed);
+    if (from > applied + 1)
+        return ss_fail(reterr, SS_STOP, "SS-ROUTE-0006",
+                       "cannot replay from %" PRIu64 ": the target has applied up to %" PRIu64 ", and what lies between would be left out", from, applied);
+    if (from <= applied && !force)
+        return ss_fail(reterr, SS_STOP, "SS-ROUTE-0006",
+                       "the target says that it holds records up to %" PRIu64 "; applying from %" PRIu64 " again doubles rows of tables without a key and "
+                       "brings old values back, unnoticed. If all its tables were put back to just before that, add --force", applied, from);
+    return from <= applied ? replay_refused(r, from, reterr) : SS_OK;
+}
+
 static ss_status replay(ss_route *r, const json_t *command, ss_error *reterr) {
     json_t *from_json = json_object_get(command, "from");
     uint64_t from = json_is_integer(from_json) && json_integer_value(from_json) > 0 ? (uint64_t)json_integer_value(from_json) : 0;
@@ -99,19 +131,18 @@ static ss_status replay(ss_route *r, const json_t *command, ss_error *reterr) {
         return ss_fail(reterr, SS_STOP, "SS-ROUTE-0006", "route %s is running; first: sidespool pause --route %s", r->conf->name, r->conf->name);
     ss_reader *reader = NULL;
     const ss_log_state *log;
-    ss_status st = r->open ? SS_OK : ss_route_session_open(r, reterr);
+    /* Opened anew: the target may have been put back under a session that is still there. */
+    ss_status st = ss_route_session_open(r, reterr);
     if (st != SS_OK)
         return st;
     st = ss_reader_open(r->config->spool_path, r->conf->source, SS_LOG_STREAM, 0, &reader, reterr);
     if (st == SS_OK)
         st = ss_reader_state(reader, &log, reterr);
-    if (st == SS_OK && (from < log->first || from > r->progress.sequence + 1))
-        st = ss_fail(reterr, SS_STOP, "SS-ROUTE-0006",
-                     "cannot replay from %" PRIu64 ": the spool holds %" PRIu64 " to %" PRIu64 ", and the target has applied up to %" PRIu64 " (nothing is left out: a later place is refused)",
-                     from, log->first, log->committed, r->progress.sequence);
-    if (st == SS_OK) {
+    if (st == SS_OK)
+        st = replay_checked(r, from, json_is_true(json_object_get(command, "force")), log, reterr);
+    if (st == SS_OK && from <= r->progress.sequence) {
         SS_LOG(SS_WARN, "replay", SS_U("from", from), SS_U("was", r->progress.sequence),
-               SS_S("meaning", "records from there on are applied again; rows that the target already holds stop the route with drift"));
+               SS_S("meaning", "records from there on are applied again, by --force"));
         ss_progress p = r->progress;
         p.sequence = from - 1;
         st = ss_progress_write(r, &p, reterr);
