@@ -120,3 +120,10 @@ void ss_copy_queue_close(ss_copy_queue *queue) {
     pthread_cond_broadcast(&queue->cond);
     pthread_mutex_unlock(&queue->mutex);
 }
+
+ss_status ss_copy_queue_still(ss_copy_queue *queue, ss_error *reterr) {
+    pthread_mutex_lock(&queue->mutex);
+    bool closed = queue->closed;
+    pthread_mutex_unlock(&queue->mutex);
+    return closed ? ss_fail(reterr, SS_RETRY, "SS-AGENT-0012", "the copy is being ended") : SS_OK;
+}

@@ -39,5 +39,7 @@ SS_MUST ss_status ss_copy_queue_push(ss_copy_queue *queue, const void *who,
 /* The next block, after at most wait_ms; NULL: none came. */
 ss_copy_block *ss_copy_queue_pop(ss_copy_queue *queue, int wait_ms);
 void ss_copy_queue_close(ss_copy_queue *queue);
+/* SS_OK: not closed yet; else what push says then. */
+SS_MUST ss_status ss_copy_queue_still(ss_copy_queue *queue, ss_error *reterr);
 
 #endif

@@ -14,6 +14,8 @@
 #include <stdlib.h>
 
 #define CHUNK_BYTES (64u << 20)
+#define CHUNK_BYTES_LEAST (4u << 20)
+#define CHUNKS_OF_SPOOL 32u /* a small spool gets small chunks: one that stands half read keeps its table locked */
 #define CHUNKS_MOST 65536u /* of one heap; above that chunks grow */
 #define TID_RANGE_VERSION 140000
 
@@ -100,8 +102,11 @@ static ss_status key_bounds(ss_snapshot *snapshot, const ss_postgres_leaf *leaf,
     return SS_OK;
 }
 
-static uint64_t wanted_chunks(const ss_postgres_leaf *leaf) {
-    uint64_t count = leaf->bytes / CHUNK_BYTES + (leaf->bytes % CHUNK_BYTES != 0);
+static uint64_t wanted_chunks(const ss_snapshot *snapshot, const ss_postgres_leaf *leaf) {
+    uint64_t bytes = CHUNK_BYTES, share = snapshot->env->spool_max_size / CHUNKS_OF_SPOOL;
+    if (share > 0 && share < bytes)
+        bytes = share > CHUNK_BYTES_LEAST ? share : CHUNK_BYTES_LEAST;
+    uint64_t count = leaf->bytes / bytes + (leaf->bytes % bytes != 0);
     return count > CHUNKS_MOST ? CHUNKS_MOST : count;
 }
 
@@ -129,7 +134,7 @@ static size_t cut(const ss_postgres_leaf *leaf, int by, uint64_t low, uint64_t s
 
 static ss_status leaf_cut(ss_snapshot *snapshot, const ss_postgres_leaf *leaf, ss_postgres_chunk *chunks,
                           size_t *ret_made, ss_error *reterr) {
-    uint64_t count = wanted_chunks(leaf);
+    uint64_t count = wanted_chunks(snapshot, leaf);
     if (count > 1 && leaf->heap && snapshot->version >= TID_RANGE_VERSION && leaf->pages > 1) {
         *ret_made = cut(leaf, SS_CHUNK_CTID, 0, leaf->pages, count < leaf->pages ? count : leaf->pages, chunks);
         return SS_OK;
@@ -163,7 +168,7 @@ static ss_status table_plan(ss_snapshot *snapshot, size_t at, const PGresult *re
         ss_status status = leaf_fill(snapshot, res, row, leaf, reterr);
         if (status != SS_OK)
             return status;
-        most += 1 + (size_t)wanted_chunks(leaf);
+        most += 1 + (size_t)wanted_chunks(snapshot, leaf);
     }
     table->chunks = ss_arena_zalloc(snapshot->arena, (most + 1) * sizeof *table->chunks);
     if (table->chunks == NULL)

@@ -20,13 +20,17 @@
 #include "agents/postgres/postgres_copy.h"
 #include "agents/postgres/postgres_record.h"
 #include "sidespool/copytext.h"
+#include "sidespool/log.h"
 
 #include <inttypes.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/random.h>
 
 #define HAND_OVER_BYTES (256u << 10)
+#define LOCK_MS "2000"
+#define LOCK_TRIES_MOST 30 /* of a digest, which has nobody to ask whether it is still wanted */
 #define WIDE_ROW_BYTES (8u << 20) /* above this, buffers are given back after the row */
 
 static ss_status no_memory(ss_error *reterr) {
@@ -394,7 +398,8 @@ static const char *chunk_sql(ss_copy_reader *reader, const ss_postgres_source_ta
         sql->bad = true;
         return "";
     }
-    ss_buf_printf(sql, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '%s'; COPY (SELECT ",
+    ss_buf_printf(sql, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL lock_timeout = " LOCK_MS
+                  "; SET TRANSACTION SNAPSHOT '%s'; COPY (SELECT ",
                   reader->snapshot->id);
     ss_buf_put_str(sql, table->columns);
     ss_buf_printf(sql, " FROM ONLY %s", leaf->from);
@@ -416,6 +421,13 @@ static const char *chunk_sql(ss_copy_reader *reader, const ss_postgres_source_ta
     return ss_buf_cstr(sql);
 }
 
+/* Somebody holds the table locked (ALTER TABLE, LOCK): nothing of the chunk was read yet, so it is tried again. In between
+ * nobody queues behind us, and we can be told to end. */
+static ss_status chunk_locked(const ss_postgres_source_table *table, ss_error *reterr) {
+    return ss_fail(reterr, SS_BUSY, "SS-PG-0112", "table %s is locked at the source: its copy goes on when the lock is gone",
+                   table->place);
+}
+
 /* A table that was dropped or altered under us is asked for again; anything else keeps the class of its SQLSTATE. */
 static ss_status chunk_failed(ss_copy_reader *reader, const ss_postgres_source_table *table, const PGresult *res,
                               ss_error *reterr) {
@@ -423,6 +435,8 @@ static ss_status chunk_failed(ss_copy_reader *reader, const ss_postgres_source_t
     bool altered = state != NULL && (strcmp(state, "42P01") == 0 || strcmp(state, "42703") == 0 ||
                                      strcmp(state, "3F000") == 0);
     bool expired = state != NULL && strcmp(state, "22023") == 0;
+    if (state != NULL && strcmp(state, "55P03") == 0)
+        return chunk_locked(table, reterr);
     if (altered)
         return ss_fail(reterr, SS_RETRY, "SS-PG-0102",
                        "table %s was altered or dropped while it was copied: its copy starts again", table->place);
@@ -459,7 +473,7 @@ static ss_status rows_take(ss_copy_reader *reader, const ss_postgres_source_tabl
     }
 }
 
-/* Takes the results of the six statements; the COPY and both checks among them must have been there. */
+/* Takes the results of the seven statements; the COPY and both checks among them must have been there. */
 static ss_status results_take(ss_copy_reader *reader, const ss_postgres_source_table *table, ss_postgres_row_fn row,
                               void *ctx, bool *ret_wide, ss_error *reterr) {
     bool copied = false;
@@ -493,8 +507,8 @@ static ss_status results_take(ss_copy_reader *reader, const ss_postgres_source_t
     return status;
 }
 
-ss_status ss_postgres_chunk_read(ss_copy_reader *reader, const ss_postgres_source_table *table,
-                                 const ss_postgres_chunk *chunk, ss_postgres_row_fn row, void *ctx, ss_error *reterr) {
+static ss_status chunk_try(ss_copy_reader *reader, const ss_postgres_source_table *table,
+                           const ss_postgres_chunk *chunk, ss_postgres_row_fn row, void *ctx, ss_error *reterr) {
     if (chunk->leaf == NULL)
         return SS_OK;
     bool wide = false;
@@ -515,6 +529,25 @@ ss_status ss_postgres_chunk_read(ss_copy_reader *reader, const ss_postgres_sourc
         reader->conn = NULL;
     }
     return status;
+}
+
+ss_status ss_postgres_chunk_read(ss_copy_reader *reader, const ss_postgres_source_table *table,
+                                 const ss_postgres_chunk *chunk, ss_postgres_row_fn row, ss_postgres_still_fn still,
+                                 void *ctx, ss_error *reterr) {
+    const ss_source_env *env = reader->snapshot->env;
+    for (int tries = 1;; tries++) {
+        ss_status status = chunk_try(reader, table, chunk, row, ctx, reterr);
+        if (status != SS_BUSY)
+            return status;
+        struct pollfd stop = {.fd = env->stop_fd > 0 ? env->stop_fd : -1, .events = POLLIN};
+        if (tries == 1)
+            SS_LOG(SS_INFO, "copy_waits_for_lock", SS_S("table", table->place));
+        if (poll(&stop, 1, 100) > 0 || (still == NULL && tries == LOCK_TRIES_MOST))
+            return SS_RETRY;
+        status = still != NULL ? still(ctx, reterr) : SS_OK;
+        if (status != SS_OK)
+            return status;
+    }
 }
 
 /* ---- copy_reader_read -------------------------------------------------------------------------------------------- */
@@ -562,11 +595,18 @@ static ss_status gather_row(void *ctx, ss_bytes line, ss_error *reterr) {
     return gather->cells->len >= HAND_OVER_BYTES || gather->rows == UINT32_MAX ? gather_hand(gather, reterr) : SS_OK;
 }
 
+/* No rows: whoever takes them says whether they are still wanted. */
+static ss_status gather_still(void *ctx, ss_error *reterr) {
+    ss_gather *gather = ctx;
+    return gather->hand(gather->ctx, SS_BYTES_NONE, 0, reterr);
+}
+
 ss_status ss_postgres_copy_reader_read(ss_copy_reader *reader, size_t table, size_t chunk, ss_copy_rows_fn rows,
                                        void *ctx, ss_error *reterr) {
     const ss_postgres_source_table *source = &reader->snapshot->sources[table];
     ss_gather gather = {.cells = &reader->cells, .table = source, .hand = rows, .ctx = ctx};
     ss_buf_clear(&reader->cells);
-    ss_status status = ss_postgres_chunk_read(reader, source, &source->chunks[chunk], gather_row, &gather, reterr);
+    ss_status status = ss_postgres_chunk_read(reader, source, &source->chunks[chunk], gather_row, gather_still,
+                                              &gather, reterr);
     return status == SS_OK ? gather_hand(&gather, reterr) : status;
 }

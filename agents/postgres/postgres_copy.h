@@ -96,8 +96,10 @@ SS_MUST ss_status ss_postgres_chunks_plan(ss_snapshot *snapshot, ss_error *reter
 /* Reads one chunk, calling `row` with each line of COPY text (borrowed for the call). The connection is thrown away when
  * this fails. */
 typedef ss_status (*ss_postgres_row_fn)(void *ctx, ss_bytes line, ss_error *reterr);
+/* Asked while somebody's lock is in the way: anything but SS_OK ends the reading. NULL: it is given up after a minute. */
+typedef ss_status (*ss_postgres_still_fn)(void *ctx, ss_error *reterr);
 SS_MUST ss_status ss_postgres_chunk_read(ss_copy_reader *reader, const ss_postgres_source_table *table,
-                                         const ss_postgres_chunk *chunk, ss_postgres_row_fn row, void *ctx,
-                                         ss_error *reterr);
+                                         const ss_postgres_chunk *chunk, ss_postgres_row_fn row,
+                                         ss_postgres_still_fn still, void *ctx, ss_error *reterr);
 
 #endif

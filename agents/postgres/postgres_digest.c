@@ -118,7 +118,7 @@ static ss_status digest_table(ss_copy_reader *reader, size_t table, ss_digesting
         return no_memory(source, reterr);
     for (size_t i = 0; status == SS_OK && i < source->leaf_count; i++) {
         ss_postgres_chunk whole = {.leaf = &source->leaves[i], .by = SS_CHUNK_WHOLE};
-        status = ss_postgres_chunk_read(reader, source, &whole, row, digesting, reterr);
+        status = ss_postgres_chunk_read(reader, source, &whole, row, NULL, digesting, reterr);
     }
     ss_buf_clear(&reader->cells);
     free(is_key);

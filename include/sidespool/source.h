@@ -75,7 +75,8 @@ typedef struct {
     size_t chunk_count;        /* the table is read as so many chunks, each by one reader */
 } ss_snapshot_table;
 
-/* Rows of a chunk, handed over as the cells of a CopyRows. Blocks while the copy log has no room. */
+/* Rows of a chunk, handed over as the cells of a CopyRows. Blocks while the copy log has no room. rows 0, no cells: asks
+ * whether the copy is still wanted; the reader returns what is not SS_OK. */
 typedef ss_status (*ss_copy_rows_fn)(void *ctx, ss_bytes cells, uint32_t rows, ss_error *reterr);
 
 /* Order-free digest of a table for verify: buckets by hash of the key. */

@@ -516,6 +516,54 @@ static void test_unpublished(void **state) {
     PQfinish(conn);
 }
 
+typedef struct {
+    PGconn *holder;
+    uint32_t rows;
+    int asked;
+    bool end;
+} lock_reading;
+
+static ss_status while_locked(void *ctx, ss_bytes cells, uint32_t rows, ss_error *reterr) {
+    lock_reading *reading = ctx;
+    (void)cells;
+    reading->rows += rows;
+    reading->asked += rows == 0;
+    if (rows == 0 && reading->end)
+        return ss_fail(reterr, SS_RETRY, "SS-AGENT-0012", "the copy is being ended");
+    if (rows == 0)
+        run(reading->holder, "COMMIT");
+    return SS_OK;
+}
+
+/* A reader behind somebody's lock can be ended, and reads on when the lock is gone. */
+static void test_locked(void **state) {
+    (void)state;
+    char dsn[160];
+    ss_source_env env;
+    struct ss_postgres_options options;
+    ss_error err = {0};
+    PGconn *admin = connect_to("postgres");
+    run(admin, "CREATE DATABASE locked");
+    PQfinish(admin);
+    PGconn *conn = connect_to("locked");
+    run(conn, "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1), (2)");
+    ss_snapshot *snapshot = open_snapshot("locked", NULL, 0, &env, &options, dsn, sizeof dsn);
+    ss_copy_reader *reader = NULL;
+    assert_int_equal(ss_postgres_copy_reader_open(snapshot, &reader, &err), SS_OK);
+    run(conn, "BEGIN");
+    run(conn, "LOCK TABLE t IN ACCESS EXCLUSIVE MODE");
+    lock_reading ended = {.holder = conn, .end = true}, read = {.holder = conn};
+    assert_int_equal(ss_postgres_copy_reader_read(reader, 0, 0, while_locked, &ended, &err), SS_RETRY);
+    assert_string_equal(err.code, "SS-AGENT-0012");
+    assert_int_equal(ended.rows, 0);
+    assert_int_equal(ss_postgres_copy_reader_read(reader, 0, 0, while_locked, &read, &err), SS_OK);
+    assert_int_equal(read.asked, 1);
+    assert_int_equal(read.rows, 2);
+    ss_postgres_copy_reader_close(reader);
+    ss_postgres_snapshot_close(snapshot);
+    PQfinish(conn);
+}
+
 /* ---- --check ------------------------------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -593,7 +641,7 @@ static void test_check(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_torture), cmocka_unit_test(test_chunks), cmocka_unit_test(test_names),
-                                       cmocka_unit_test(test_unpublished), cmocka_unit_test(test_check)};
+                                       cmocka_unit_test(test_unpublished), cmocka_unit_test(test_locked), cmocka_unit_test(test_check)};
     if (find_bin() == NULL) {
         printf("skipped: no PostgreSQL server programs below /usr/lib/postgresql\n");
         return 77;
