@@ -14,6 +14,8 @@
 #include <stdlib.h>
 #include <time.h>
 
+#define HISTORY_BROKE "the source's history broke"
+
 static void request_free(ss_copy_request *request) {
     if (request == NULL)
         return;
@@ -232,6 +234,7 @@ static ss_status put_end(ss_copies *copies, const char *position, uint64_t gener
         packed.bad
             ? ss_fail(reterr, SS_RETRY, "SS-AGENT-0002", "out of memory for a marker")
             : ss_pipeline_add_marker(copies->setup.pipeline, position,
+                                     position[0] != '\0' ? copies->history : 0,
                                      ss_bytes_of(packed.ptr, packed.len), generation, reterr);
     ss_buf_done(&packed);
     return status;
@@ -245,6 +248,8 @@ static bool end_in_stream(ss_copies *copies, const char *position, uint64_t gene
 
     ss_copies_show(copies, "its end is being written into the stream");
     while (put_end(copies, position, generation, route, aborted, &err) != SS_OK) {
+        if (position[0] != '\0' && err.code != NULL && strcmp(err.code, "SS-AGENT-0004") == 0)
+            return end_in_stream(copies, "", generation, route, HISTORY_BROKE);
         ss_log_error(SS_WARN, "copy_end_waits", &err);
         if (ss_copies_wait(copies, 1000))
             return false;
@@ -347,8 +352,11 @@ static int64_t run_request(ss_copies *copies, const ss_copy_request *request) {
         return 0;
     if (status != SS_OK)
         ss_log_error(SS_ERROR, "copy_aborted", &err);
-    if (ss_copies_aborted(copies, NULL) != SS_OK)
+    /* Whole, but of a history that is void: never said to be whole behind the Gap. */
+    if (ss_copies_aborted(copies, &err) != SS_OK) {
         position[0] = '\0';
+        status = SS_RETRY;
+    }
     if (!end_in_stream(copies, position, request->generation, request->route,
                        status == SS_OK ? NULL : err.text))
         return 0;

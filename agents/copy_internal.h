@@ -36,6 +36,7 @@ struct ss_copies {
     /* The copy thread's own. */
     ss_generation generation; /* as the file says */
     ss_log *log;
+    uint64_t history; /* of the source, that the snapshot's position belongs to */
     ss_copy_progress progress;
     ss_backoff backoff;
     int64_t second_ms;

@@ -157,7 +157,7 @@ static ss_status take_rows(void *ctx, ss_bytes cells, uint32_t rows, ss_error *r
     copy_run *run = worker->run;
 
     if (rows == 0)
-        return ss_copy_queue_still(&run->queue, reterr);
+        return SS_OK;
     ss_status status;
     if (cells.len <= ROW_WHOLE_BYTES)
         status = push_rows(worker, cells, rows, false, reterr);
@@ -478,6 +478,7 @@ static ss_status open_snapshot(copy_run *run, int most_ms, char ret_position[SS_
     ss_status status = ss_pipeline_hold(copies->setup.pipeline, reterr);
     if (status != SS_OK)
         return status;
+    copies->history = ss_pipeline_history(copies->setup.pipeline);
     status = ops_of(run)->snapshot_open(copies->setup.env, (const char *const *)request->tables,
                                         request->count, copies->setup.readers, most_ms,
                                         &run->snapshot, reterr);
@@ -490,7 +491,7 @@ static ss_status open_snapshot(copy_run *run, int most_ms, char ret_position[SS_
         status = ss_selected_copied(ss_pipeline_selected(copies->setup.pipeline), run->tables,
                                     run->table_count, reterr);
     if (status == SS_OK)
-        status = ss_pipeline_add_marker(copies->setup.pipeline, position,
+        status = ss_pipeline_add_marker(copies->setup.pipeline, position, copies->history,
                                         ss_bytes_of(packed.ptr, packed.len), 0, reterr);
     if (status == SS_OK)
         snprintf(ret_position, SS_POSITION_MAX, "%s", position);

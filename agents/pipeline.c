@@ -27,6 +27,7 @@ ss_status ss_pipeline_new(const ss_pipeline_setup *setup, ss_pipeline **ret, ss_
     if (p == NULL)
         return ss_fail(reterr, SS_STOP, "SS-SYS-0001", "out of memory");
     p->setup = *setup;
+    p->history = 1;
     p->request_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (p->request_fd < 0) {
         int err = errno;
@@ -65,8 +66,8 @@ void ss_pipeline_free(ss_pipeline *p) {
     free(p);
 }
 
-ss_status ss_pipeline_add_marker(ss_pipeline *p, const char *position, ss_bytes record, uint64_t id,
-                                 ss_error *reterr) {
+ss_status ss_pipeline_add_marker(ss_pipeline *p, const char *position, uint64_t history,
+                                 ss_bytes record, uint64_t id, ss_error *reterr) {
     ss_marker *marker;
     ss_status status = SS_OK;
     size_t len = strlen(position);
@@ -88,9 +89,9 @@ ss_status ss_pipeline_add_marker(ss_pipeline *p, const char *position, ss_bytes 
         status =
             ss_fail(reterr, SS_BUSY, "SS-AGENT-0005",
                     "%d marks wait already for the source to be captured so far", SS_MARKERS_MAX);
-    } else if (p->holds > 0 && p->history != p->history_held && len > 0) {
+    } else if (history != 0 && history != p->history) {
         status = ss_fail(reterr, SS_RETRY, "SS-AGENT-0004",
-                         "the source's history broke while a snapshot was taken");
+                         "the source's history broke meanwhile");
     } else {
         *p->incoming.last = marker;
         p->incoming.last = &marker->next;
@@ -101,6 +102,13 @@ ss_status ss_pipeline_add_marker(ss_pipeline *p, const char *position, ss_bytes 
     free(marker);
     ss_pipeline_wake(p);
     return status;
+}
+
+uint64_t ss_pipeline_history(ss_pipeline *p) {
+    pthread_mutex_lock(&p->mutex);
+    uint64_t history = p->history;
+    pthread_mutex_unlock(&p->mutex);
+    return history;
 }
 
 uint64_t ss_pipeline_marker_durable(ss_pipeline *p) {
@@ -114,8 +122,7 @@ ss_status ss_pipeline_hold(ss_pipeline *p, ss_error *reterr) {
     ss_status status = SS_OK;
 
     pthread_mutex_lock(&p->mutex);
-    if (p->holds++ == 0)
-        p->history_held = p->history;
+    p->holds++;
     ss_pipeline_wake(p);
     while (p->taking && !p->stop)
         ss_waiter_wait(&p->cond, &p->mutex, 1000);

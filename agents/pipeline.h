@@ -37,9 +37,14 @@ void ss_pipeline_free(ss_pipeline *pipeline); /* after a stop that ended, or bef
 /* Writes `record` (packed, copied) between two transactions: behind all that lies before `position`
  * and before all that lies at or beyond it; position "" means as soon as possible. Markers of one
  * position keep their order. `id` (0: none) can be asked for by ss_pipeline_marker_durable.
- * SS_BUSY: too many wait already. */
+ * `history`: what ss_pipeline_history said before the position was asked of the source; 0: it may
+ * stand in any.
+ * SS_BUSY: too many wait already. SS_RETRY with SS-AGENT-0004: the history broke since. */
 SS_MUST ss_status ss_pipeline_add_marker(ss_pipeline *pipeline, const char *position,
-                                         ss_bytes record, uint64_t id, ss_error *reterr);
+                                         uint64_t history, ss_bytes record, uint64_t id,
+                                         ss_error *reterr);
+/* Moves on at each gap: a position of one history means nothing in another. Never 0. */
+uint64_t ss_pipeline_history(ss_pipeline *pipeline);
 /* The last id (of those in rising order) whose marker an fsync holds. */
 uint64_t ss_pipeline_marker_durable(ss_pipeline *pipeline);
 

@@ -33,8 +33,8 @@ struct ss_pipeline {
     pthread_cond_t cond;
     bool stop, ended, paused, again; /* again: resume asked for another try after a halt */
     unsigned holds;
-    uint64_t history, history_held; /* grows at each gap; as it was when the first hold began */
-    bool taking;                    /* the capture thread may be taking transactions */
+    uint64_t history; /* grows at each gap */
+    bool taking;      /* the capture thread may be taking transactions */
     bool prepared;
     ss_marker_list incoming;
     size_t marker_count; /* of both lists */

@@ -192,7 +192,7 @@ ss_status ss_pipeline_table_gap(void *ctx, const char *ns, const char *name, con
     if (status == SS_OK)
         status = pack_gap(&table, NULL, 1, 0, reason, &packed, reterr);
     if (status == SS_OK)
-        status = ss_pipeline_add_marker(p, "", ss_bytes_of(packed.ptr, packed.len), 0, reterr);
+        status = ss_pipeline_add_marker(p, "", 0, ss_bytes_of(packed.ptr, packed.len), 0, reterr);
     ss_buf_done(&packed);
     if (status == SS_OK)
         take_incoming(p);

@@ -50,7 +50,8 @@ static ss_status no_memory(ss_work *work) {
  * ----------------------------------------------------------------------------------------------------
  */
 
-static ss_status put_mark(ss_work *work, const char *id, const char *kind, const char *position) {
+static ss_status put_mark(ss_work *work, const char *id, const char *kind, const char *position,
+                          uint64_t history) {
     Sidespool__Mark mark = SIDESPOOL__MARK__INIT;
     Sidespool__Record record = SIDESPOOL__RECORD__INIT;
     ss_buf packed;
@@ -64,7 +65,7 @@ static ss_status put_mark(ss_work *work, const char *id, const char *kind, const
     ss_record_put(&packed, &record);
     ss_status status =
         packed.bad ? no_memory(work)
-                   : ss_pipeline_add_marker(work->setup->pipeline, position,
+                   : ss_pipeline_add_marker(work->setup->pipeline, position, history,
                                             ss_bytes_of(packed.ptr, packed.len), 0, &work->err);
     ss_buf_done(&packed);
     return status;
@@ -84,13 +85,14 @@ static ss_status do_mark(ss_work *work) {
 
     if (id == NULL)
         return bad_request(work, "mark needs \"id\", a string of 1 to 200 bytes");
+    uint64_t history = ss_pipeline_history(work->setup->pipeline);
     ss_status status = ss_pipeline_wait_prepared(work->setup->pipeline, 0, &work->err);
     if (status != SS_OK)
         return status;
     status =
         work->setup->ops->now_position(work->setup->env, position, sizeof position, &work->err);
     if (status == SS_OK)
-        status = put_mark(work, id, kind != NULL ? kind : "wait", position);
+        status = put_mark(work, id, kind != NULL ? kind : "wait", position, history);
     if (status != SS_OK)
         return status;
     work->answer = json_pack("{s:s}", "position", position);
@@ -182,10 +184,11 @@ static ss_status take_snapshot(ss_work *work, ss_verify *verify, const char *id,
     ss_status status = ss_pipeline_hold(work->setup->pipeline, &work->err);
     if (status != SS_OK)
         return status;
+    uint64_t history = ss_pipeline_history(work->setup->pipeline);
     status = ops->snapshot_open(work->setup->env, names, count, 1, most_ms, &verify->snapshot,
                                 &work->err);
     if (status == SS_OK)
-        status = put_mark(work, id, "verify", ops->snapshot_position(verify->snapshot));
+        status = put_mark(work, id, "verify", ops->snapshot_position(verify->snapshot), history);
     ss_pipeline_unhold(work->setup->pipeline);
     return status;
 }

@@ -152,7 +152,7 @@ static void add_marker(const char *position, const char *id, uint64_t number) {
     record.mark = &mark;
     ss_buf_init(&packed);
     ss_record_put(&packed, &record);
-    check_ok(ss_pipeline_add_marker(world.pipeline, position, ss_bytes_of(packed.ptr, packed.len),
+    check_ok(ss_pipeline_add_marker(world.pipeline, position, 0, ss_bytes_of(packed.ptr, packed.len),
                                     number, &world.err));
     ss_buf_done(&packed);
 }
@@ -309,6 +309,12 @@ static void test_gap_resyncs(void **state) {
     wait_position(125);
     ss_agent_status_get(&world.status, &now);
     assert_int_equal(now.epoch, 2);
+    /* A position that was asked of the old history stands nowhere in the new one. */
+    uint64_t history = ss_pipeline_history(world.pipeline);
+    assert_int_equal(ss_pipeline_add_marker(world.pipeline, "20", history - 1, ss_bytes_str("x"), 1,
+                                            &world.err),
+                     SS_RETRY);
+    assert_string_equal(world.err.code, "SS-AGENT-0004");
     assert_int_equal(fake.resets, 1);
     halt_world();
     ss_buf_init(&expected);
@@ -421,7 +427,7 @@ static void begin_copy(uint64_t generation) {
     record.copy_begin = &begin;
     ss_buf_init(&packed);
     ss_record_put(&packed, &record);
-    check_ok(ss_pipeline_add_marker(world.pipeline, "", ss_bytes_of(packed.ptr, packed.len),
+    check_ok(ss_pipeline_add_marker(world.pipeline, "", 0, ss_bytes_of(packed.ptr, packed.len),
                                     generation, &world.err));
     ss_buf_done(&packed);
 }
