@@ -36,9 +36,9 @@ def test_replayed_from_the_spool(make_world, own_servers):
     assert "event=target_is_older" in w.applier.text()
 
 
-def test_gap_when_the_spool_no_longer_reaches(make_world, own_servers):
-    target = own_servers(fsync="on")
-    w = make_world(target=target, spool={"retain": "0s", "segment_size": "1MiB"})
+def too_old(make_world, target, **kw):
+    """A target that was put back to a place that the spool no longer holds."""
+    w = make_world(target=target, spool={"retain": "0s", "segment_size": "1MiB"}, **kw)
     w.src("create table t(id int primary key, v text)")
     w.start()
     w.wait()
@@ -49,8 +49,23 @@ def test_gap_when_the_spool_no_longer_reaches(make_world, own_servers):
     first = until("trim", lambda: [f for f in (w.spool_dir / "shop").glob("stream-*.mdb")] and not (w.spool_dir / "shop" / "stream-00000000000000000001.mdb").exists(), 30, 0.2, w.tell)
     assert first
     restore(target)
+    return w
+
+
+def test_gap_when_the_spool_no_longer_reaches(make_world, own_servers):
+    w = too_old(make_world, own_servers(fsync="on"))
     w.until_state("halted")
     assert "SS-" in str(w.route()) and "spool" in w.route()["reason"]
     w.cli("resync", "--route", "shop", check=0)
     w.wait()
     w.assert_same("t")
+
+
+def test_gap_answered_by_on_gap_resync(make_world, own_servers):
+    w = too_old(make_world, own_servers(fsync="on"), route={"on_gap": "resync"})
+    w.until_log(w.applier, "event=gap_answered_by_resync")
+    w.src("insert into t values (-1, 'after')")
+    w.wait()
+    assert w.state() == "streaming"
+    w.assert_same("t")
+    w.verify()
