@@ -157,7 +157,7 @@ static ss_status take_rows(void *ctx, ss_bytes cells, uint32_t rows, ss_error *r
     copy_run *run = worker->run;
 
     if (rows == 0)
-        return SS_OK;
+        return ss_copy_queue_still(&run->queue, reterr);
     ss_status status;
     if (cells.len <= ROW_WHOLE_BYTES)
         status = push_rows(worker, cells, rows, false, reterr);
