@@ -131,6 +131,12 @@ ss_status ss_copies_request(ss_copies *copies, const char *route, const char *co
     if (!name_ok(route))
         return ss_fail(reterr, SS_STOP, "SS-AGENT-0014",
                        "a route's name has 1 to 63 letters, digits, '_', '-' or '.'");
+    pthread_mutex_lock(&copies->mutex);
+    bool ready = copies->ready;
+    pthread_mutex_unlock(&copies->mutex);
+    if (!ready)
+        return ss_fail(reterr, SS_RETRY, "SS-AGENT-0007",
+                       "the agent is still opening its spool; ask again");
     if (count > SS_COPY_TABLES_MAX)
         return ss_fail(reterr, SS_STOP, "SS-AGENT-0014",
                        "a copy names at most %d tables; ask for [\"*\"]", SS_COPY_TABLES_MAX);
@@ -374,11 +380,48 @@ static int64_t run_request(ss_copies *copies, const ss_copy_request *request) {
     return 0;
 }
 
+/* What the last life left open, as the stream says. Only behind the writer's opening of the log: a
+ * CopyBegin that a killed writer made durable last may be hidden from readers until then. */
+static ss_status look_back(ss_copies *copies, ss_error *reterr) {
+    const ss_source_env *env = copies->setup.env;
+    ss_generation *generation = &copies->generation;
+
+    ss_status status = ss_pipeline_wait_opened(copies->setup.pipeline, 1000, reterr);
+    if (status == SS_OK && generation->absent)
+        status = ss_generation_rebuild(env->spool_path, env->name, generation, reterr);
+    else if (status == SS_OK && generation->open)
+        status = ss_generation_unfinished(env->spool_path, env->name, generation,
+                                          &generation->open, reterr);
+    if (status == SS_OK && generation->absent)
+        status = ss_generation_save(ss_spool_dir(copies->setup.spool), generation, reterr);
+    if (status != SS_OK)
+        return status;
+    pthread_mutex_lock(&copies->mutex);
+    copies->newest = generation->number;
+    copies->ready = true;
+    pthread_mutex_unlock(&copies->mutex);
+    return SS_OK;
+}
+
+static void look_back_wait(ss_copies *copies) {
+    ss_error err = {0};
+    ss_status status;
+
+    while (!ss_copies_stopping(copies) && (status = look_back(copies, &err)) != SS_OK) {
+        if (status == SS_BUSY)
+            continue;
+        ss_log_error(SS_ERROR, "generation_not_known", &err);
+        ss_copies_show(copies, err.text);
+        ss_copies_wait(copies, (int64_t)ss_backoff_next(&copies->backoff));
+    }
+}
+
 static void *copy_main(void *arg) {
     ss_copies *copies = arg;
     ss_error err = {0};
 
-    if (copies->generation.open &&
+    look_back_wait(copies);
+    if (!ss_copies_stopping(copies) && copies->generation.open &&
         end_in_stream(copies, "", copies->generation.number, copies->generation.route,
                       "the agent was restarted")) {
         copies->generation.open = false;

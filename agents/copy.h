@@ -19,9 +19,9 @@ typedef struct {
     size_t readers;
 } ss_copies_setup;
 
-/* Reads the generation file, and hands CopyEnd{aborted} to the pipeline for a copy that the last
- * life of this agent left open. Called before the pipeline starts, while no log is open in this
- * process. */
+/* Reads the generation file. Once started and once the pipeline has opened the stream, the copy
+ * thread hands CopyEnd{aborted} to the pipeline for a copy that the last life of this agent left
+ * open; requests before that are asked to come again. */
 SS_MUST ss_status ss_copies_new(const ss_copies_setup *setup, ss_copies **ret, ss_error *reterr);
 SS_MUST ss_status ss_copies_start(ss_copies *copies, ss_error *reterr);
 SS_MUST ss_status ss_copies_stop(ss_copies *copies, int wait_ms, ss_error *reterr);

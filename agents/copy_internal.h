@@ -29,6 +29,7 @@ struct ss_copies {
     ss_copy_request *first; /* oldest first; the head stays in the list while it runs */
     size_t count;
     bool running;
+    bool ready; /* what the last life left is known: numbers may be given out */
     bool abort;
     char abort_reason[SS_ERROR_TEXT];
     uint64_t newest; /* generation number given out last */

@@ -110,14 +110,15 @@ ss_status ss_generation_unfinished(const char *path, const char *source,
  * whose records were trimmed are not seen there, so the number goes on from the clock, which no
  * counter has reached. (While one is open the number is its own; the one after it cannot have been
  * used.) */
-static ss_status rebuild(const char *path, const char *source, ss_generation *ret,
-                         ss_error *reterr) {
+ss_status ss_generation_rebuild(const char *path, const char *source, ss_generation *ret,
+                                ss_error *reterr) {
     scan_result scan = {0};
 
     ss_status status = scan_stream(path, source, 0, 0, &scan, reterr);
     if (status != SS_OK || !scan.exists)
         return status;
     *ret = scan.newest;
+    ret->absent = true; /* the file: to be saved */
     ret->open = scan.begun && !scan.ended;
     if (!ret->open)
         ret->number = (uint64_t)time(NULL);
@@ -140,11 +141,9 @@ ss_status ss_generation_load(const char *path, const char *source, ss_generation
     if (in == NULL && errno != ENOENT)
         return path_fail(reterr, errno, "read", file);
     if (in == NULL) {
-        ss_status status = rebuild(path, source, &generation, reterr);
         generation.absent = true;
-        if (status == SS_OK)
-            *ret = generation;
-        return status;
+        *ret = generation;
+        return SS_OK;
     }
     bool got = fgets(line, sizeof line, in) != NULL;
     int err = ferror(in) ? errno : 0;

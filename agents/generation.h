@@ -17,16 +17,18 @@ typedef struct {
                     stream */
 } ss_generation;
 
-/* Reads the file; without one, looks through the stream log of `source` under `path`. While no log
- * is open in this process. */
+/* Reads the file of `source` under `path`; without one, says `absent`. */
 SS_MUST ss_status ss_generation_load(const char *path, const char *source, ss_generation *ret,
                                      ss_error *reterr);
+/* Without the file: looks through the stream log, which is open for writing in this process. */
+SS_MUST ss_status ss_generation_rebuild(const char *path, const char *source, ss_generation *ret,
+                                        ss_error *reterr);
 /* Durable when it returns: file fsynced, renamed, directory fsynced. dir: the source's directory.
  */
 SS_MUST ss_status ss_generation_save(const char *dir, const ss_generation *generation,
                                      ss_error *reterr);
 /* Whether an open generation's CopyBegin stands in the stream without its CopyEnd. Reads the stream
- * from from_sequence. */
+ * from from_sequence. While the log is open for writing in this process, or no writer was killed. */
 SS_MUST ss_status ss_generation_unfinished(const char *path, const char *source,
                                            const ss_generation *generation, bool *ret,
                                            ss_error *reterr);

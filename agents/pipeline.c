@@ -141,21 +141,29 @@ void ss_pipeline_unhold(ss_pipeline *p) {
     ss_pipeline_wake(p);
 }
 
-ss_status ss_pipeline_wait_prepared(ss_pipeline *p, int wait_ms, ss_error *reterr) {
+static ss_status wait_for(ss_pipeline *p, const bool *what, int wait_ms, ss_error *reterr) {
     int64_t until = ss_monotonic_ms() + wait_ms;
     ss_status status;
 
     pthread_mutex_lock(&p->mutex);
-    while (!p->prepared && !p->stop && ss_monotonic_ms() < until)
+    while (!*what && !p->stop && ss_monotonic_ms() < until)
         ss_waiter_wait(&p->cond, &p->mutex, until - ss_monotonic_ms());
     if (p->stop)
         status = ss_fail(reterr, SS_RETRY, "SS-AGENT-0006", "the agent is stopping");
     else
-        status = p->prepared ? SS_OK
+        status = *what ? SS_OK
                              : ss_fail(reterr, SS_BUSY, "SS-AGENT-0007",
                                        "the source is not being captured yet");
     pthread_mutex_unlock(&p->mutex);
     return status;
+}
+
+ss_status ss_pipeline_wait_opened(ss_pipeline *p, int wait_ms, ss_error *reterr) {
+    return wait_for(p, &p->opened, wait_ms, reterr);
+}
+
+ss_status ss_pipeline_wait_prepared(ss_pipeline *p, int wait_ms, ss_error *reterr) {
+    return wait_for(p, &p->prepared, wait_ms, reterr);
 }
 
 void ss_pipeline_pause(ss_pipeline *p) {
@@ -234,6 +242,10 @@ static bool open_log(ss_pipeline *p) {
         ss_status status = ss_log_open(p->setup.spool, SS_LOG_STREAM, &p->log, &err);
         if (status == SS_OK) {
             ss_agent_status_committed(p->setup.status, ss_log_get_state(p->log), NULL);
+            pthread_mutex_lock(&p->mutex);
+            p->opened = true;
+            pthread_cond_broadcast(&p->cond);
+            pthread_mutex_unlock(&p->mutex);
             return true;
         }
         p->log = NULL;

@@ -60,6 +60,9 @@ void ss_pipeline_unhold(ss_pipeline *pipeline);
 static inline int ss_hold_longer(int most_ms) {
     return most_ms < 3600 * 1000 ? most_ms + most_ms / 2 : most_ms;
 }
+/* Waits up to wait_ms until the stream log is open for writing: until then a reader may miss what a
+ * writer that was killed made durable last. SS_BUSY: not yet. */
+SS_MUST ss_status ss_pipeline_wait_opened(ss_pipeline *pipeline, int wait_ms, ss_error *reterr);
 /* Waits up to wait_ms until the source has been prepared and its first position is durable: a
  * snapshot taken from then on has nothing between it and the stream. SS_BUSY: not yet. */
 SS_MUST ss_status ss_pipeline_wait_prepared(ss_pipeline *pipeline, int wait_ms, ss_error *reterr);

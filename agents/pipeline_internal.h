@@ -35,6 +35,7 @@ struct ss_pipeline {
     unsigned holds;
     uint64_t history; /* grows at each gap */
     bool taking;      /* the capture thread may be taking transactions */
+    bool opened; /* the log */
     bool prepared;
     ss_marker_list incoming;
     size_t marker_count; /* of both lists */
