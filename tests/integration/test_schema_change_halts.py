@@ -36,7 +36,7 @@ def test_resync_after_a_column_change_while_the_table_is_written(make_world):
     """Changes of the new shape arrive while the copy runs: they fit the table that is loaded, not the one in place."""
     import threading
     w = make_world()
-    w.src("create table t(id int primary key, v text); insert into t select i, 'v' from generate_series(1, 20000) i")
+    w.src("create table t(id int primary key, v text); insert into t select i, 'v' from generate_series(1, 100000) i; create table other(id int primary key)")
     w.start()
     w.wait()
     w.src("alter table t add extra int default 5")
@@ -45,9 +45,10 @@ def test_resync_after_a_column_change_while_the_table_is_written(make_world):
     stop = threading.Event()
 
     def write():
-        cur, n = w.source.connect(w.db).cursor(), 100000
+        cur, n = w.source.connect(w.db).cursor(), 10000000
         while not stop.is_set():
             n += 1
+            cur.execute("insert into other values (%s)", (n,))  # the stream goes on beside the copy
             cur.execute("insert into t values (%s, 'w', %s)", (n, n))
             cur.execute("update t set extra = extra + 1 where id = %s", (n % 20000 + 1,))
             cur.execute("delete from t where id = %s", (n - 50,))
@@ -63,7 +64,7 @@ def test_resync_after_a_column_change_while_the_table_is_written(make_world):
         stop.set()
         thread.join()
     w.wait()
-    w.assert_same("t")
+    w.assert_same("t", "other")
     assert "copy_restarts" not in w.applier.text()
     w.verify()
 
