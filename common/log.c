@@ -17,9 +17,12 @@
 
 #define LINE_BYTES 8192 /* a line never grows beyond this; the value that does not fit is cut */
 #define COMMON_BYTES 512
+#define COMMON_KEYS 8
 
 static char common_pairs[COMMON_BYTES];
 static size_t common_len;
+static const char *common_keys[COMMON_KEYS]; /* of those pairs; literals */
+static size_t common_key_count;
 static atomic_int threshold = -1; /* -1: not yet looked up */
 
 typedef struct {
@@ -152,6 +155,16 @@ static void write_line(const char *ptr, size_t len) {
     }
 }
 
+/* What every line carries is not said twice. */
+static bool is_common(const char *key) {
+    size_t len = strlen(key);
+
+    for (size_t i = 0; i < common_key_count; i++)
+        if (strlen(common_keys[i]) == len && memcmp(common_keys[i], key, len) == 0)
+            return true;
+    return false;
+}
+
 void ss_log_write(ss_level level, const char *event, const ss_kv *pairs, size_t count) {
     static const char *const names[] = {"debug", "info", "warn", "error"};
 
@@ -175,7 +188,8 @@ void ss_log_write(ss_level level, const char *event, const ss_kv *pairs, size_t 
     put_str(&l, event);
     put(&l, common_pairs, common_len);
     for (size_t i = 0; i < count; i++)
-        put_pair(&l, &pairs[i]);
+        if (!is_common(pairs[i].key))
+            put_pair(&l, &pairs[i]);
     if (l.full) {
         const char *end = l.quoted ? "…\" cut=true" : " cut=true";
         memcpy(text + l.len, end, strlen(end));
@@ -188,6 +202,7 @@ void ss_log_write(ss_level level, const char *event, const ss_kv *pairs, size_t 
 
 void ss_log_common(const ss_kv *pairs, size_t count) {
     line l = {common_pairs, 0, sizeof common_pairs, false, false};
+    common_key_count = 0;
 
     for (size_t i = 0; i < count; i++) {
         size_t before = l.len;
@@ -196,6 +211,8 @@ void ss_log_common(const ss_kv *pairs, size_t count) {
             l.len = before; /* a pair is carried whole or not at all */
             break;
         }
+        if (common_key_count < COMMON_KEYS)
+            common_keys[common_key_count++] = pairs[i].key;
     }
     common_len = l.len;
 }

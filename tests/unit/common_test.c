@@ -267,7 +267,7 @@ static void log_levels(void) {
         ss_log_error(SS_ERROR, "broken", &err);
     ss_log_threshold(SS_DEBUG);
     ss_log_common((const ss_kv[]){SS_S("source", "my orders")}, 1);
-    SS_LOG(SS_DEBUG, "shown", SS_I("n", 3));
+    SS_LOG(SS_DEBUG, "shown", SS_S("source", "said already"), SS_I("n", 3));
     ss_log_common(NULL, 0);
     ss_log_threshold(SS_INFO);
 }
