@@ -23,6 +23,7 @@
 #define STATUS_FRESH_MS 2000
 #define STATUS_WAIT_MS 2000 /* a source that does not answer does not keep `status` longer */
 #define FULL_SAY_MS 60000
+#define VERIFY_QUIET_MS 600000 /* a snapshot that nobody asks keeps the source from cleaning up */
 
 struct ss_peer {
     ss_peer *next, **link;
@@ -30,6 +31,7 @@ struct ss_peer {
     struct bufferevent *bev; /* NULL: gone; the struct waits for its work to come back */
     ss_work *work;           /* that a worker does for it */
     bool wants_wake, busy, digests;
+    int64_t verify_asked_ms; /* when its verify was used last */
     int64_t status_until_ms; /* waits for a fresh source_status until then; 0: does not */
     ss_verify *verify;
 };
@@ -263,6 +265,7 @@ static void work_came_back(ss_requests *requests, ss_work *work) {
         return;
     peer->busy = false;
     peer->work = NULL;
+    peer->verify_asked_ms = ss_monotonic_ms();
     if (work->kind == SS_WORK_VERIFY_OPEN) {
         peer->verify = work->verify;
         if (peer->verify == NULL)
@@ -572,6 +575,12 @@ void ss_requests_tick(ss_requests *requests) {
 
     for (ss_peer *peer = requests->peers, *next; peer != NULL; peer = next) {
         next = peer->next;
+        if (peer->verify != NULL && !peer->busy && now - peer->verify_asked_ms >= VERIFY_QUIET_MS) {
+            SS_LOG(SS_WARN, "peer_closed",
+                   SS_S("reason", "its verify has asked nothing for 10 minutes"));
+            peer_close(peer);
+            continue;
+        }
         if (peer->status_until_ms == 0 || now < peer->status_until_ms || peer->bev == NULL)
             continue;
         send_status(peer);
