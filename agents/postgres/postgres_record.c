@@ -548,15 +548,15 @@ ss_status ss_postgres_record_selection(PGconn *conn, const ss_source_env *env, c
     for (size_t i = 0; status == SS_OK && i < record->count; i++) {
         const ss_postgres_member *member = &record->members[i];
         bool now = selected(tables, count, member->relid);
-        if (member->left && now) {
-            status = changed(reterr, member->name, "was not selected by the agent's file for a time");
+        if (member->left && now) { /* the pipeline's own list of selected tables tells the routes that it was away */
+            status = ss_postgres_record_write(conn, env, &member->relid, 1, false, reterr);
         } else if (!member->left && !now && !renamed(names, member)) {
             char from[24];
             ss_postgres_lsn_text(at, from, sizeof from);
             ss_buf_printf(&lines, "\nL %" PRIu32 " %s ", member->relid, from);
             ss_buf_put_str(&lines, member->name);
             ss_buf_put_str(&lines, " ;\n");
-            SS_LOG(SS_WARN, "table_left", SS_S("table", member->name),
+            SS_LOG(SS_WARN, "table_not_taken", SS_S("table", member->name),
                    SS_S("reason", "the agent's file selects it no more, or it was dropped; its changes are not taken from here on"));
         }
     }

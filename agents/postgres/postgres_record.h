@@ -59,7 +59,7 @@ SS_MUST ss_status ss_postgres_record_break(const ss_source_env *env, const char 
 typedef void (*ss_postgres_stale_fn)(void *ctx, const char *name, const char *tree);
 SS_MUST ss_status ss_postgres_record_compare(PGconn *conn, const ss_source_env *env, const ss_postgres_record *record,
                                              ss_postgres_stale_fn stale, void *ctx, ss_error *reterr);
-/* At open: which tables does the agent's file select no more (written down; at: how far the WAL reaches), and which again (SS_STOP)? */
+/* At open: which tables does the agent's file select no more (written down; at: how far the WAL reaches), and which again (watched anew)? */
 SS_MUST ss_status ss_postgres_record_selection(PGconn *conn, const ss_source_env *env, const ss_postgres_record *record,
                                                uint64_t at, ss_error *reterr);
 /* Does `name` ("ns.name", unescaped) stand in the member? */

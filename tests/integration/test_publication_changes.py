@@ -88,22 +88,6 @@ def test_only_adding_is_fine(make_world):
     w.assert_same("mine", "yours")
 
 
-def test_excluded_for_a_time(make_world):
-    w = started(make_world)
-    w.agent.stop()
-    w.agent_extra = {"tables": {"exclude": ["public.t"]}}
-    w.write_config()
-    w.start_agent()
-    w.until_log(w.agent, "table_left")
-    w.src("insert into t values (1000, 'not taken'); insert into other values (1)")
-    w.wait()
-    w.agent.stop()
-    w.agent_extra = {}
-    w.write_config()
-    w.start_agent()
-    assert "public.t" in halted(w)["reason"]
-
-
 @pytest.mark.parametrize("together", [False, True], ids=["attach", "attach in one transaction"])
 def test_partitions_attached_and_detached_are_named(make_world, together):
     w = started(make_world, "create table part(id int primary key, v text) partition by range (id);"
