@@ -40,7 +40,9 @@ static const ss_option spool_options[] = {
      SPOOL_AT(max_size),
      .deflt = "64GiB",
      .help = "What both logs of this source may take on disk; when it is reached, capture waits "
-             "and the source keeps its own log."},
+             "and the source keeps its own log.",
+     .place_offset =
+         offsetof(ss_agent_settings, spool.max_place) - offsetof(ss_agent_settings, spool)},
     {.key = "retain",
      .type = SS_OPT_DURATION,
      SPOOL_AT(retain),
@@ -50,7 +52,10 @@ static const ss_option spool_options[] = {
      .type = SS_OPT_SIZE,
      SPOOL_AT(segment_size),
      .deflt = "256MiB",
-     .help = "Size of one file of a log; old data goes a file at a time."},
+     .help = "Size of one file of a log; old data goes a file at a time. At least 1MiB, at most a "
+             "quarter of max_size, which also lowers the default.",
+     .place_offset =
+         offsetof(ss_agent_settings, spool.segment_place) - offsetof(ss_agent_settings, spool)},
     {0},
 };
 
@@ -163,6 +168,32 @@ static ss_status validate_patterns(const ss_agent_config *config, const ss_strin
     return SS_OK;
 }
 
+#define SEGMENT_LEAST ((uint64_t)1 << 20)
+
+/* Only a key that was written can be wrong: a default gives way. */
+static ss_status validate_sizes(const ss_agent_config *config, ss_error *reterr) {
+    ss_agent_settings *settings = config->settings;
+    uint64_t most = settings->spool.max_size / 4;
+
+    if (most < SEGMENT_LEAST)
+        return ss_fail(reterr, SS_STOP, "SS-AGENT-0020",
+                       "%s: spool.max_size is %llu bytes, and at least 4MiB are needed",
+                       ss_config_place(config->file, settings->spool.max_place),
+                       (unsigned long long)settings->spool.max_size);
+    if (settings->spool.segment_place.line == 0 && settings->spool.segment_size > most)
+        settings->spool.segment_size = most;
+    if (settings->spool.segment_size >= SEGMENT_LEAST && settings->spool.segment_size <= most)
+        return SS_OK;
+    return ss_fail(reterr, SS_STOP, "SS-AGENT-0020",
+                   "%s: spool.segment_size is %llu bytes; at least 1MiB and at most a quarter of "
+                   "spool.max_size (%llu bytes%s) are allowed: %llu",
+                   ss_config_place(config->file, settings->spool.segment_place),
+                   (unsigned long long)settings->spool.segment_size,
+                   (unsigned long long)settings->spool.max_size,
+                   settings->spool.max_place.line == 0 ? ", the default" : "",
+                   (unsigned long long)most);
+}
+
 static ss_status validate(const ss_agent_config *config, ss_error *reterr) {
     const ss_agent_settings *settings = config->settings;
 
@@ -174,11 +205,9 @@ static ss_status validate(const ss_agent_config *config, ss_error *reterr) {
         return ss_fail(reterr, SS_STOP, "SS-AGENT-0020",
                        "%s: spool.path \"%s\" is not absolute; begin it with /",
                        ss_config_place(config->file, settings->spool.place), settings->spool.path);
-    if (settings->spool.segment_size < (1u << 20) ||
-        settings->spool.segment_size > settings->spool.max_size / 4)
-        return ss_fail(
-            reterr, SS_STOP, "SS-AGENT-0020",
-            "spool.segment_size must be at least 1MiB and at most a quarter of spool.max_size");
+    ss_status sizes = validate_sizes(config, reterr);
+    if (sizes != SS_OK)
+        return sizes;
     if (settings->max_message < (1u << 20))
         return ss_fail(reterr, SS_STOP, "SS-AGENT-0020", "max_message must be at least 1MiB");
     ss_status status = validate_patterns(config, &settings->tables.include, "include", reterr);
@@ -272,6 +301,7 @@ ss_status ss_agent_options_print(const ss_source_ops *ops, bool markdown, ss_buf
  */
 
 typedef struct {
+    const char *of; /* the source's name */
     bool failed;
 } check_result;
 
@@ -279,10 +309,10 @@ static void check_line(void *ctx, bool ok, const char *what, const char *found,
                        const char *remedy) {
     check_result *check = ctx;
 
-    if (ok)
-        printf("ok   %s: %s\n", what, found);
-    else
-        printf("FAIL %s: %s — %s\n", what, found, remedy);
+    bool advice = remedy != NULL && *remedy != '\0';
+    printf("%-4s  %s: %s: %s\n", !ok ? "FAIL" : advice ? "warn" : "ok", check->of, what, found);
+    if (advice)
+        printf("      -> %s\n", remedy);
     if (!ok)
         check->failed = true;
 }
@@ -309,15 +339,23 @@ static void check_spool(const ss_agent_settings *settings, check_result *check) 
     int len = snprintf(socket_path, sizeof socket_path, "%s/agent.sock", path);
     snprintf(found, sizeof found, "%d bytes, at most 107", len);
     check_line(check, len <= 107, "path of agent.sock", found,
-               "choose a shorter spool.path or source name");
+               len <= 107 ? "" : "choose a shorter spool.path or source name");
+    struct stat st;
+    bool there = stat(settings->spool.path, &st) == 0;
     existing_parent(path);
     bool usable = access(path, R_OK | W_OK | X_OK) == 0;
-    snprintf(found, sizeof found, "%.400s %s", path,
-             usable ? "may be written" : "may not be written by this user");
-    check_line(check, usable, "spool folder", found,
-               "create spool.path, owned by the agent's user, group sidespool, mode 2770");
+    if (there)
+        snprintf(found, sizeof found, "%.300s %s", path,
+                 usable ? "may be written" : "may not be written by this user");
+    else
+        snprintf(found, sizeof found, "%.200s is not there; it %s in %.200s", settings->spool.path,
+                 usable ? "can be made" : "cannot be made by this user", path);
+    check_line(check, usable, "spool.path", found,
+               usable ? ""
+                      : "create it, owned by the agent's user, group sidespool, mode 2770: install "
+                        "-d -m 2770 -g sidespool DIR");
     if (statvfs(path, &fs) != 0) {
-        check_line(check, false, "spool room", strerror(errno),
+        check_line(check, false, "room for the spool", strerror(errno),
                    "look at the file system of spool.path");
         return;
     }
@@ -326,22 +364,30 @@ static void check_spool(const ss_agent_settings *settings, check_result *check) 
              (unsigned long long)(room >> 20),
              (unsigned long long)(settings->spool.max_size >> 20));
     /* A spool that is partly filled needs less; so this only refuses what cannot hold one file. */
-    check_line(check, room >= settings->spool.segment_size, "spool room", found,
-               "free room on that file system, or lower spool.max_size and spool.segment_size");
+    bool enough = room >= settings->spool.segment_size;
+    check_line(check, enough, "room for the spool", found,
+               !enough ? "free room on that file system, or lower spool.max_size and "
+                         "spool.segment_size"
+               : room < settings->spool.max_size
+                   ? "a full file system stops capture as a full spool does: lower spool.max_size, "
+                     "unless the spool holds the rest already"
+                   : "");
 }
 
 int ss_agent_check(const ss_agent_config *config, const ss_source_ops *ops) {
-    check_result check = {0};
+    check_result check = {.of = config->settings->source};
     ss_error err = {0};
 
-    check_line(&check, true, "configuration", config->settings->source, "");
+    check_line(&check, true, "configuration", ss_config_place(config->file, config->settings->source_place), "");
     check_spool(config->settings, &check);
     ss_status status = ops->check(&config->env, check_line, &check, &err);
     if (status != SS_OK) {
-        char what[64];
+        char what[64], found[SS_ERROR_TEXT + 32];
         const ss_error_entry *entry = ss_error_find(err.code);
         snprintf(what, sizeof what, "%s source", ops->name);
-        check_line(&check, false, what, err.text, entry != NULL ? entry->cure : "see the message");
+        snprintf(found, sizeof found, "%s%s%s%s", err.text, err.code != NULL ? " (" : "",
+                 err.code != NULL ? err.code : "", err.code != NULL ? ")" : "");
+        check_line(&check, false, what, found, entry != NULL ? entry->cure : "see the message");
     }
     if (fflush(stdout) != 0)
         return SS_EXIT_IO;

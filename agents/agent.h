@@ -21,7 +21,7 @@ typedef struct {
     struct {
         const char *path;
         uint64_t max_size, retain, segment_size;
-        ss_place place;
+        ss_place place, max_place, segment_place; /* line 0: the key was not written */
     } spool;
     struct {
         int64_t readers;

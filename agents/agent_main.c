@@ -50,11 +50,15 @@ static int usage(FILE *out, int code) {
             "Usage: sidespool-%s --config FILE [--check]\n"
             "Captures every change of one source into its spool.\n\n"
             "  --config FILE              the agent's file\n"
-            "  --check                    examine every precondition, print one line each, exit 0 "
-            "or 78\n"
+            "  --check                    look at every precondition, a line each: ok, warn (it "
+            "works, but see\n"
+            "                             the advice) or FAIL; exit 0, or 78 when one fails; changes "
+            "nothing\n"
             "  --version                  print the version\n"
             "  --help-markdown            the same keys as Markdown, for the reference\n"
-            "  --help                     print this\n\nKeys of the file:\n",
+            "  --help                     print this\n\n"
+            "Exit codes: 0 done, 2 usage, 74 I/O, 75 another agent holds this spool, 78 "
+            "configuration.\n\nKeys of the file:\n",
             ops->name);
     ss_buf_init(&text);
     if (ss_agent_options_print(ops, false, &text, &err) == SS_OK)
@@ -280,7 +284,10 @@ int main(int argc, char **argv) {
     if (status == SS_OK)
         status = ss_agent_config_load(arguments.config, ops, &agent.config, &err);
     if (status != SS_OK) {
-        ss_log_error(SS_ERROR, "configuration", &err);
+        if (arguments.check)
+            printf("FAIL  configuration: %s (%s)\n", err.text, err.code != NULL ? err.code : "");
+        else
+            ss_log_error(SS_ERROR, "configuration_refused", &err);
         return SS_EXIT_CONFIG;
     }
     if (arguments.check) {

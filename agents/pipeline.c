@@ -241,6 +241,8 @@ static bool open_log(ss_pipeline *p) {
         ss_error err = {0};
         ss_status status = ss_log_open(p->setup.spool, SS_LOG_STREAM, &p->log, &err);
         if (status == SS_OK) {
+            p->last_change = ss_log_get_state(p->log)->committed;
+            ss_agent_status_last_change(p->setup.status, p->last_change);
             ss_agent_status_committed(p->setup.status, ss_log_get_state(p->log), NULL);
             pthread_mutex_lock(&p->mutex);
             p->opened = true;

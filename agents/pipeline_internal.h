@@ -62,6 +62,7 @@ struct ss_pipeline {
     bool whole_pending;        /* something was marked whole and is not durable yet */
     uint64_t sequence;         /* of the record appended last */
     uint64_t whole_sequence;   /* of the last mark */
+    uint64_t last_change;      /* of the last record that is no idle position */
     bool full;                 /* no room: nothing is taken until there is */
     bool spool_failed;         /* the last failure was the spool's, not the source's */
     ss_error full_error;

@@ -77,6 +77,7 @@ ss_status ss_pipeline_flush(ss_pipeline *p, bool now, ss_error *reterr) {
     p->whole_pending = false;
     ss_backoff_reset(&p->backoff);
     ss_agent_status_source_time(p->setup.status, p->source_time, p->records);
+    ss_agent_status_last_change(p->setup.status, p->last_change);
     ss_agent_status_committed(p->setup.status, state, NULL);
     pthread_mutex_lock(&p->mutex);
     if (p->marker_durable != p->marker_written) {
@@ -365,6 +366,7 @@ static ss_status each_second(ss_pipeline *p, ss_error *reterr) {
     if (removed > 0)
         ss_agent_status_committed(p->setup.status, ss_log_get_state(p->log), NULL);
     ss_agent_status_source_time(p->setup.status, p->source_time, p->records);
+    ss_agent_status_last_change(p->setup.status, p->last_change);
     return SS_OK;
 }
 

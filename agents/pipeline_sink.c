@@ -86,7 +86,10 @@ ss_status ss_pipeline_append(ss_pipeline *p, const Sidespool__Record *record, ss
     ss_status status = encoded(p, reterr);
     if (status != SS_OK)
         return status;
-    return ss_pipeline_append_bytes(p, ss_bytes_of(p->record.ptr, p->record.len), 0, reterr);
+    status = ss_pipeline_append_bytes(p, ss_bytes_of(p->record.ptr, p->record.len), 0, reterr);
+    if (status == SS_OK && record->body_case != SIDESPOOL__RECORD__BODY_IDLE)
+        p->last_change = p->sequence;
+    return status;
 }
 
 void ss_pipeline_whole(ss_pipeline *p) {

@@ -25,7 +25,8 @@ static const char usage_text[] =
     "Applies what the agents have captured: one process for each route of FILE.\n"
     "\n"
     "  --config FILE   the applier's file (default " SS_APPLIER_CONFIG_DEFAULT ")\n"
-    "  --check         look at every precondition, a line each; exit 0, or 78 when one fails\n"
+    "  --check         look at every precondition, a line each: ok, warn (it works, but see the\n"
+    "                  advice) or FAIL; exit 0, or 78 when one fails; changes nothing\n"
     "  --help          this text and every key of FILE\n"
     "  --version       the version\n"
     "\n"
@@ -41,12 +42,21 @@ typedef struct {
 static void check_line(void *ctx, bool ok, const char *what, const char *found,
                        const char *remedy) {
     check_state *state = ctx;
+    bool advice = remedy && *remedy;
     state->bad |= !ok;
-    (void)printf("%-4s  %s: %s%s%s", ok ? "ok" : "FAIL", state->of, what,
+    (void)printf("%-4s  %s: %s%s%s", !ok ? "FAIL" : advice ? "warn" : "ok", state->of, what,
                  found && *found ? ": " : "", found ? found : "");
-    if (remedy && *remedy)
+    if (advice)
         (void)printf("\n      -> %s", remedy);
     (void)printf("\n");
+}
+
+static void check_error(check_state *state, const char *what, const ss_error *err) {
+    const ss_error_entry *entry = err->code ? ss_error_find(err->code) : NULL;
+    char found[SS_ERROR_TEXT + 32];
+    (void)snprintf(found, sizeof(found), "%s%s%s%s", err->text, err->code ? " (" : "",
+                   err->code ? err->code : "", err->code ? ")" : "");
+    check_line(state, false, what, found, entry ? entry->cure : "");
 }
 
 static void check_directory(check_state *state, const char *what, const char *path,
@@ -65,7 +75,7 @@ static void check_socket(check_state *state, const ss_applier_config *config) {
     ss_error err = {0};
     char path[SS_SOCKET_PATH_MAX + 1];
     if (ss_control_path(config, path, &err) != SS_OK) {
-        check_line(state, false, "control socket", err.text, "");
+        check_error(state, "control socket", &err);
         return;
     }
     char *slash = strrchr(path, '/');
@@ -94,7 +104,7 @@ static void check_source(check_state *state, const ss_applier_config *config,
 
 static int check(const ss_applier_config *config) {
     check_state state = {.of = "applier"};
-    check_line(&state, true, "file", config->path, "");
+    check_line(&state, true, "configuration", config->path, "");
     check_directory(
         &state, "spool.path", config->spool_path,
         "create it: install -d -m 2770 -g sidespool DIR, with the applier's user in that group");
@@ -106,7 +116,7 @@ static int check(const ss_applier_config *config) {
         state.of = route->name;
         check_source(&state, config, route);
         if (route->target->check(&env, check_line, &state, &err) != SS_OK)
-            check_line(&state, false, route->target->name, err.text, "");
+            check_error(&state, route->target->name, &err);
     }
     if (fflush(stdout) != 0)
         return SS_EXIT_IO;
@@ -220,7 +230,7 @@ int main(int argc, char **argv) {
     }
     if (ss_applier_config_load(args.config, &config, &err) != SS_OK) {
         if (args.check)
-            (void)printf("FAIL  applier: file: %s (%s)\n", err.text, err.code ? err.code : "");
+            (void)printf("FAIL  configuration: %s (%s)\n", err.text, err.code ? err.code : "");
         else
             ss_log_error(SS_ERROR, "configuration_refused", &err);
         return SS_EXIT_CONFIG;

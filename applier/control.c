@@ -144,6 +144,13 @@ static void on_mark_answer(void *ctx, json_t *answer, bool absent, const char *e
         client->was_asked = true;
         return;
     }
+    if (answer && json_is_true(json_object_get(answer, "halted"))) {
+        const char *code = ss_json_text(answer, "code", "");
+        refuse(client, SS_EXIT_NOT_SO, *code ? code : "SS-APP-0021",
+               "The agent of source %s is halted: %s", client->route->config->source,
+               ss_json_text(answer, "error", "it gives no reason; see its log."));
+        return;
+    }
     if (answer) {
         refuse(client, SS_EXIT_AGAIN, ss_json_text(answer, "code", "SS-APP-0021"), "%s",
                ss_json_text(answer, "error", "The agent refused the mark without saying why."));
@@ -439,6 +446,16 @@ static void on_reply(ss_client *client, const json_t *message) {
         return; /* a verify that was taken: its result follows */
     }
     const json_t *exit_code = json_object_get(message, "exit");
+    char scratch[768];
+    const char *reason;
+    if (client->waits == FOR_VERIFY &&
+        strcmp(ss_route_state(client->route, scratch, sizeof(scratch), &reason), "halted") == 0) {
+        refuse(client, SS_EXIT_NOT_SO, "SS-ROUTE-0007",
+               "verify needs a route that runs, and route %s is halted: %s Mend that first, then "
+               "verify; `sidespool status` shows the command.",
+               client->route->config->name, *reason ? reason : "it gives no reason; see its log.");
+        return;
+    }
     refuse(client, json_is_integer(exit_code) ? (int)json_integer_value(exit_code) : SS_EXIT_NOT_SO,
            ss_json_text(message, "code", "SS-APP-0028"), "%s",
            ss_json_text(message, "error", "The route refused without saying why; see its log."));
@@ -454,7 +471,12 @@ static void on_verify(ss_client *client, json_t *message) {
         finish(client, json_pack("{s:b,s:i,s:O}", "ok", equal, "exit",
                                  equal ? SS_EXIT_DONE : SS_EXIT_NOT_SO, "result", result));
     } else {
-        refuse(client, SS_EXIT_AGAIN, ss_json_text(message, "code", "SS-APP-0028"), "%s",
+        char scratch[768];
+        const char *why;
+        bool halted = strcmp(ss_route_state(client->route, scratch, sizeof(scratch), &why),
+                             "halted") == 0;
+        refuse(client, halted ? SS_EXIT_NOT_SO : SS_EXIT_AGAIN,
+               ss_json_text(message, "code", "SS-APP-0028"), "%s",
                ss_json_text(message, "error", "The route could not compare, and did not say why."));
     }
 }

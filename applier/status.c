@@ -56,17 +56,38 @@ static bool agent_is_current(const json_t *agent, int64_t now_us) {
            (json_is_integer(distance) && json_integer_value(distance) <= 0);
 }
 
+/* What stands behind the agent's last change are signs of life, written once a second for as long as
+ * nothing happens: they are no work. A route that has read further than this answer of the agent
+ * knows more than it. */
+static bool only_idle_waits(const json_t *route_status, const json_t *agent) {
+    const json_t *change = json_object_get(agent, "last_change");
+    return json_is_integer(change) &&
+           json_integer_value(change) <= ss_json_int(route_status, "sequence") &&
+           ss_json_int(route_status, "committed") <= ss_json_int(agent, "committed");
+}
+
 int64_t ss_status_lag(const json_t *route_status, const json_t *agent, int64_t now_us) {
     int64_t as_of = ss_json_int(route_status, "as_of");
     int64_t sequence = ss_json_int(route_status, "sequence");
     if (as_of <= 0)
         return -1;
-    bool waits = ss_json_int(route_status, "behind_records") > 0 ||
-                 ss_json_int(agent, "committed") > sequence;
+    bool waits = !only_idle_waits(route_status, agent) &&
+                 (ss_json_int(route_status, "behind_records") > 0 ||
+                  ss_json_int(agent, "committed") > sequence);
     if (!waits && agent_is_current(agent, now_us) &&
         strcmp(ss_json_text(route_status, "state", ""), "streaming") == 0)
         return 0;
     return now_us > as_of ? now_us - as_of : 0;
+}
+
+/* Milliseconds are as much as the clocks of two hosts are good for. */
+static json_t *rounded(double number) {
+    return json_real((double)(int64_t)(number * 1000 + 0.5) / 1000);
+}
+
+static json_t *rounded_or_null(const json_t *object, const char *key) {
+    const json_t *value = json_object_get(object, key);
+    return json_is_number(value) ? rounded(json_number_value(value)) : json_null();
 }
 
 static void sum_tables(const json_t *tables, double *rows, double *rows_estimate, double *bytes,
@@ -95,12 +116,12 @@ static json_t *copy_of(const ss_route_proc *route, const char *state) {
         return json_null();
     sum_tables(json_object_get(route->status, "tables"), &rows, &rows_estimate, &bytes,
                &bytes_estimate);
-    json_t *eta = route->copy_rows_s > 0 ? json_real((rows_estimate - rows) / route->copy_rows_s)
+    json_t *eta = route->copy_rows_s > 0 ? rounded((rows_estimate - rows) / route->copy_rows_s)
                                          : json_null();
-    return json_pack("{s:I,s:I,s:I,s:I,s:f,s:f,s:o}", "rows", (json_int_t)rows, "rows_estimate",
+    return json_pack("{s:I,s:I,s:I,s:I,s:o,s:o,s:o}", "rows", (json_int_t)rows, "rows_estimate",
                      (json_int_t)rows_estimate, "bytes", (json_int_t)bytes, "bytes_estimate",
-                     (json_int_t)bytes_estimate, "rows_per_second", route->copy_rows_s,
-                     "bytes_per_second", route->copy_bytes_s, "eta_seconds", eta);
+                     (json_int_t)bytes_estimate, "rows_per_second", rounded(route->copy_rows_s),
+                     "bytes_per_second", rounded(route->copy_bytes_s), "eta_seconds", eta);
 }
 
 static json_t *number_or_null(const json_t *object, const char *key) {
@@ -123,7 +144,7 @@ static json_t *eta_of(const json_t *status, const json_t *copy, int64_t lag) {
         return json_incref(json_object_get(copy, "eta_seconds"));
     if (lag == 0)
         return json_real(0);
-    return rate > 0 && behind > 0 ? json_real(behind / rate) : json_null();
+    return rate > 0 && behind > 0 ? rounded(behind / rate) : json_null();
 }
 
 static json_t *route_object(const ss_route_proc *route, json_t *agent, int64_t now_us) {
@@ -133,6 +154,7 @@ static json_t *route_object(const ss_route_proc *route, json_t *agent, int64_t n
     const json_t *status = route->status;
     int64_t lag = ss_status_lag(status, agent, now_us);
     int64_t committed = ss_json_int(agent, "committed");
+    bool idle = only_idle_waits(status, agent);
     int64_t since = route->pid == 0 ? route->ended_us : ss_json_int(status, "since");
     json_t *copy = copy_of(route, state);
     json_t *eta = eta_of(status, copy, lag);
@@ -148,11 +170,12 @@ static json_t *route_object(const ss_route_proc *route, json_t *agent, int64_t n
         (json_int_t)route->restarts, "paused", route->paused, "sequence",
         number_or_null(status, "sequence"), "committed", larger(status, "committed", committed),
         "behind_records",
-        larger(status, "behind_records", committed - ss_json_int(status, "sequence")),
-        "behind_bytes", number_or_null(status, "behind_bytes"), "as_of",
+        idle ? json_integer(0)
+             : larger(status, "behind_records", committed - ss_json_int(status, "sequence")),
+        "behind_bytes", idle ? json_integer(0) : number_or_null(status, "behind_bytes"), "as_of",
         number_or_null(status, "as_of"), "lag_seconds",
-        lag < 0 ? json_null() : json_real((double)lag / 1e6), "rate",
-        number_or_null(status, "rate"), "eta_seconds", eta, "tables", tables, "copy", copy, "agent",
+        lag < 0 ? json_null() : rounded((double)lag / 1e6), "rate",
+        rounded_or_null(status, "rate"), "eta_seconds", eta, "tables", tables, "copy", copy, "agent",
         agent);
 }
 
@@ -176,6 +199,64 @@ static void trouble(json_t *list, const char *kind, const char *route, const cha
                                           "source", source, "text", sentence, "remedy", remedy));
 }
 
+typedef struct {
+    char text[4600];
+} remedy_text;
+
+/* A command as it is to be typed: with the file, when that is not the default one. */
+static remedy_text command(const ss_supervisor *sup, const char *before, const char *words) {
+    remedy_text ret;
+    bool other = strcmp(sup->config->path, SS_APPLIER_CONFIG_DEFAULT) != 0;
+    (void)snprintf(ret.text, sizeof(ret.text), "%ssidespool %s%s%.3500s", before, words,
+                   other ? " --config " : "", other ? sup->config->path : "");
+    return ret;
+}
+
+/* The table of the route that a reason names; NULL: none, or more than one. */
+static const char *table_in(const ss_route_proc *route, const char *reason) {
+    size_t i;
+    const json_t *table;
+    const char *ret = NULL;
+    json_array_foreach(json_object_get(json_object_get(route->status, "tables"), "list"), i, table) {
+        const char *name = ss_json_text(table, "name", "");
+        for (const char *at = *name ? strstr(reason, name) : NULL; at; at = strstr(at + 1, name)) {
+            char before = at > reason ? at[-1] : ' ', after = at[strlen(name)];
+            if (strchr(" \"'`(", before) == NULL || strchr(" \"'`),:;.", after) == NULL)
+                continue;
+            if (ret && strcmp(ret, name) != 0)
+                return NULL;
+            ret = name;
+        }
+    }
+    return ret;
+}
+
+/* A name that a shell would take apart stands in single quotes. */
+static const char *quoted(const char *name, char *to, size_t size) {
+    bool plain = strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-") ==
+                 strlen(name);
+    if (plain || strchr(name, '\''))
+        (void)snprintf(to, size, "%s", name);
+    else
+        (void)snprintf(to, size, "'%s'", name);
+    return to;
+}
+
+static remedy_text remedy_of_halt(const ss_route_proc *route, const char *reason) {
+    char words[512], name[300];
+    const char *table = table_in(route, reason);
+    (void)snprintf(words, sizeof(words), "resume --route %s", route->config->name);
+    remedy_text ret = command(route->sup, "when its cause is mended: ", words);
+    if (!table)
+        return ret;
+    (void)snprintf(words, sizeof(words), "resync --route %s %s", route->config->name,
+                   quoted(table, name, sizeof(name)));
+    remedy_text resync = command(route->sup, "load the table anew: ", words);
+    size_t len = strlen(resync.text);
+    (void)snprintf(resync.text + len, sizeof(resync.text) - len, "; or, %.*s", 4000, ret.text);
+    return resync;
+}
+
 static void trouble_of_process(json_t *list, const ss_route_proc *route, const char *reason) {
     char remedy[256] = "see the log of the applier: journalctl -u sidespool-applier";
     const char *name = route->config->name;
@@ -192,28 +273,26 @@ static void trouble_of_process(json_t *list, const ss_route_proc *route, const c
 }
 
 static void troubles_of_route(json_t *list, const ss_route_proc *route, int64_t now_us) {
-    char scratch[768], remedy[256] = "";
+    char scratch[768], words[256];
     const char *reason, *name = route->config->name, *source = route->config->source;
     const char *state = ss_route_state(route, scratch, sizeof(scratch), &reason);
     trouble_of_process(list, route, reason);
     if (strcmp(state, "halted") == 0) {
-        (void)snprintf(remedy, sizeof(remedy),
-                       "when its cause is mended: sidespool resume --route %s", name);
-        trouble(list, "route_halted", name, source, remedy, "Route %s is halted: %s", name,
-                *reason ? reason : "it gives no reason; see its log.");
+        trouble(list, "route_halted", name, source, remedy_of_halt(route, reason).text,
+                "Route %s is halted: %s", name, *reason ? reason : "it gives no reason; see its log.");
     } else if (strcmp(state, "waiting_target") == 0) {
         trouble(list, "target_unreachable", name, source,
                 "changes wait in the spool; the route goes on by itself",
                 "Route %s waits for its target: %s", name,
                 *reason ? reason : "it cannot be reached.");
     } else if (route->paused || strcmp(state, "paused") == 0) {
-        (void)snprintf(remedy, sizeof(remedy), "sidespool resume --route %s", name);
-        trouble(list, "route_paused", name, source, remedy,
+        (void)snprintf(words, sizeof(words), "resume --route %s", name);
+        trouble(list, "route_paused", name, source, command(route->sup, "", words).text,
                 "Route %s is paused; changes wait in the spool.", name);
     }
     if (ss_route_is_well(route, now_us) != SS_ROUTE_WELL) {
-        (void)snprintf(remedy, sizeof(remedy), "it is ended and started again by itself; see its log");
-        trouble(list, "route_stalled", name, source, remedy,
+        trouble(list, "route_stalled", name, source,
+                "it is ended and started again by itself; see its log",
                 "Route %s makes no progress though changes wait, and gives no reason.", name);
     }
 }
@@ -226,12 +305,13 @@ static void troubles_of_new_tables(json_t *list, const ss_supervisor *sup, const
                        table) {
         const char *name = json_string_value(table);
         for (size_t k = 0; name && k < sup->route_count; k++) {
-            char remedy[512];
+            char words[512], shown[300];
             if (strcmp(sup->routes[k].config->source, source) != 0)
                 continue;
-            (void)snprintf(remedy, sizeof(remedy), "start with sidespool resync --route %s %s",
-                           sup->routes[k].config->name, name);
-            trouble(list, "new_table", sup->routes[k].config->name, source, remedy,
+            (void)snprintf(words, sizeof(words), "resync --route %s %s",
+                           sup->routes[k].config->name, quoted(name, shown, sizeof(shown)));
+            trouble(list, "new_table", sup->routes[k].config->name, source,
+                    command(sup, "", words).text,
                     "Table %s of source %s matches and is not captured.", name, source);
         }
     }
@@ -273,16 +353,33 @@ static void troubles_of_left_tables(json_t *list, const ss_supervisor *sup, cons
     }
 }
 
+/* The engine's name is the middle of its unit's. */
+static const char *engine_of(const json_t *agent) {
+    return ss_json_text(agent, "engine", "postgres");
+}
+
+static remedy_text restart_of(const char *before, const char *source, const json_t *agent) {
+    remedy_text ret;
+    (void)snprintf(ret.text, sizeof(ret.text),
+                   "%srestart sidespool-%s (systemctl restart sidespool-%s@%s)", before,
+                   engine_of(agent), engine_of(agent), source);
+    return ret;
+}
+
 static void troubles_of_source_log(json_t *list, const char *source, const json_t *agent) {
     const json_t *own = json_object_get(agent, "source_status");
+    /* A halted agent says itself what broke: one remedy, not two. */
+    if (strcmp(ss_json_text(agent, "state", ""), "halted") == 0)
+        return;
     int64_t retained = ss_json_int(own, "retained_bytes");
     const char *wal = ss_json_text(own, "wal_status", "");
     char remedy[256];
     (void)snprintf(remedy, sizeof(remedy),
-                   "see why the agent does not go on: journalctl -u 'sidespool-*@%s'", source);
+                   "see why the agent does not go on: journalctl -u sidespool-%s@%s", engine_of(agent),
+                   source);
     if (strcmp(wal, "lost") == 0 || json_is_false(json_object_get(own, "slot_exists")))
         trouble(list, "source_gap", NULL, source,
-                "set on_gap: resync in the agent's file, or remove and copy anew",
+                restart_of("set on_gap: resync in the agent's file, then ", source, agent).text,
                 "Source %s no longer holds the log that the copy needs: our slot is lost or gone.",
                 source);
     else if (strcmp(wal, "unreserved") == 0)
@@ -302,14 +399,20 @@ static void troubles_of_agent(json_t *list, const ss_supervisor *sup, const char
            quota = (double)ss_json_int(agent, "spool_quota");
     char remedy[256];
     if (strcmp(state, "absent") == 0 || strcmp(state, "silent") == 0) {
-        (void)snprintf(remedy, sizeof(remedy), "systemctl start sidespool-postgres@%s", source);
+        (void)snprintf(remedy, sizeof(remedy),
+                       "start sidespool-%s (systemctl start sidespool-%s@%s)", engine_of(agent),
+                       engine_of(agent), source);
         trouble(list, state[0] == 'a' ? "agent_absent" : "agent_silent", NULL, source, remedy, "%s",
                 reason);
     } else if (strcmp(state, "halted") == 0) {
-        (void)snprintf(remedy, sizeof(remedy),
-                       "when its cause is mended: systemctl restart sidespool-postgres@%s", source);
-        trouble(list, "agent_halted", NULL, source, remedy, "The agent of source %s is halted: %s",
-                source, reason);
+        bool gap = strstr(reason, "on_gap") != NULL;
+        trouble(list, "agent_halted", NULL, source,
+                restart_of(gap ? "set on_gap: resync in the agent's file (everything is copied anew), "
+                                 "then "
+                               : "when its cause is mended, ",
+                           source, agent)
+                    .text,
+                "The agent of source %s is halted: %s", source, reason);
     } else if (strcmp(state, "waiting_source") == 0) {
         trouble(list, "source_unreachable", NULL, source,
                 "the agent goes on by itself when the source is back",
@@ -344,13 +447,13 @@ static void troubles_of_consumers(json_t *list, const ss_supervisor *sup) {
     size_t i;
     json_object_foreach(sup->consumers, source, names) {
         json_array_foreach(names, i, name) {
-            char remedy[512];
+            char words[512];
             const char *consumer = json_string_value(name);
             if (!consumer || owned(sup, source, consumer))
                 continue;
-            (void)snprintf(remedy, sizeof(remedy), "sidespool spool forget --consumer %s %s",
-                           consumer, source);
-            trouble(list, "consumer_without_route", NULL, source, remedy,
+            (void)snprintf(words, sizeof(words), "spool forget --consumer %s %s", consumer, source);
+            trouble(list, "consumer_without_route", NULL, source,
+                    command(sup, "if it is gone for good: ", words).text,
                     "Consumer %s of source %s belongs to no route here; what it has not applied is "
                     "kept for it.",
                     consumer, source);

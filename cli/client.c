@@ -61,6 +61,11 @@ static int say_absent(const char *path, int err, const ss_cli_args *args, ss_buf
         "No sidespool-applier answers at %s: start it with systemctl start sidespool-applier, or "
         "sidespool-applier --config %s.",
         path, args->config);
+    if (!args->config_given && access(args->config, F_OK) != 0)
+        ss_buf_printf(out,
+                      "sidespool: There is no file at the default place %s: name the applier's file "
+                      "with --config FILE.\n",
+                      args->config);
     if (err != ENOENT && err != ECONNREFUSED && err != ENOTDIR)
         ss_buf_printf(out, "sidespool: The system says: %s.\n", strerror(err));
     return SS_EXIT_ABSENT;

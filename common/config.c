@@ -134,6 +134,24 @@ static const char *event_form(const yaml_event_t *event) {
     }
 }
 
+/* " with the keys `a`, `b`": the required ones, or all when none is. */
+static const char *keys_text(const ss_option *table, char *out, size_t size) {
+    bool any = false, first = true;
+    size_t len = 0;
+    for (const ss_option *opt = table; opt->key != NULL; opt++)
+        any = any || opt->required;
+    out[0] = '\0';
+    for (const ss_option *opt = table; opt->key != NULL && len + 64 < size; opt++) {
+        if (opt->type == SS_OPT_UNSUPPORTED || (any && !opt->required))
+            continue;
+        int n = snprintf(out + len, size - len, "%s`%.40s`", first ? any ? "; it needs " : "; its keys are " : ", ",
+                         opt->key);
+        len += n > 0 ? (size_t)n : 0;
+        first = false;
+    }
+    return out;
+}
+
 static ss_status wrong_form(reader *r, const frame *at, const yaml_event_t *event,
                             const char *wanted) {
     return FAIL(r, place_of(&event->start_mark), "SS-CFG-0011", "`%s` wants %s, but here stands %s",
@@ -275,8 +293,15 @@ static ss_status read_value(reader *r, const frame *at, const ss_option *opt,
         memcpy(out + opt->place_offset, &place, sizeof place);
     switch (opt->type) {
     case SS_OPT_BLOCK:
-        if (event->type != YAML_MAPPING_START_EVENT)
-            return wrong_form(r, at, event, "a block of keys");
+        if (event->type != YAML_MAPPING_START_EVENT) {
+            char keys[512];
+            return FAIL(r, place, "SS-CFG-0011",
+                        "`%s` wants a block of keys, but here stands %s%s", PATH(at),
+                        event_form(event),
+                        strcmp(event_form(event), "nothing") == 0
+                            ? keys_text(opt->children, keys, sizeof keys)
+                            : "");
+        }
         if (opt->present_offset != 0)
             *(bool *)(out + opt->present_offset) = true;
         return read_mapping(r, at, opt->children, out + opt->offset, place);

@@ -230,7 +230,8 @@ void ss_log_error(ss_level level, const char *event, const ss_error *err) {
     pairs[count++] = SS_S("error", err->text);
     if (err->sys_errno != 0)
         pairs[count++] = SS_I("errno", err->sys_errno);
-    if (err->where != NULL)
+    /* The name of a function helps whoever looks for a fault in the program, nobody else. */
+    if (err->where != NULL && least_level() == SS_DEBUG)
         pairs[count++] = SS_S("where", err->where);
     ss_log_write(level, event, pairs, count);
 }

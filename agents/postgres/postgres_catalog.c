@@ -5,6 +5,7 @@
  * the status of a busy source; the patterns are matched here, not in SQL, because they are ours. */
 #include "agents/postgres/postgres.h"
 #include "agents/postgres/postgres_catalog.h"
+#include "agents/postgres/postgres_record.h"
 #include "agents/select.h"
 #include <inttypes.h>
 #include <stdio.h>
@@ -208,7 +209,7 @@ static void identity_own(struct relation *rel) {
     else if (table->identity == 'n')
         table->why_not = "its replica identity is NOTHING";
     else if (!table->has_identity)
-        table->why_not = "it has no primary key (or a deferrable one) and no REPLICA IDENTITY";
+        table->why_not = "it has no primary key (or only a deferrable one) and no REPLICA IDENTITY";
 }
 
 /* Published by root, a change is described by the root's identity but holds the leaf's: they have
@@ -414,13 +415,19 @@ ss_status ss_postgres_selected(const ss_source_env *env, ss_arena *arena, ss_sou
     PQfinish(conn);
     if (status != SS_OK)
         return status;
+    ss_postgres_record record; /* a table that left there has a hole until a copy has it anew */
+    status = ss_postgres_record_load(env, arena, &record, reterr);
+    if (status != SS_OK)
+        return status;
     ss_source_table *list = ss_arena_alloc(arena, (count + 1) * sizeof *list);
     bool ok = list != NULL;
     for (size_t i = 0; ok && i < count; i++) {
+        const ss_postgres_member *member = ss_postgres_record_find(&record, tables[i].relid);
+        bool left = member != NULL && member->left;
         list[i] = (ss_source_table){.ns = tables[i].ns,
                                     .name = tables[i].name,
                                     .id = ss_arena_printf(arena, "%" PRIu32, tables[i].relid),
-                                    .captured = tables[i].published};
+                                    .captured = tables[i].published && !left};
         ok = list[i].id != NULL;
     }
     if (!ok)

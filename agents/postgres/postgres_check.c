@@ -3,6 +3,9 @@
  * Nothing is changed, neither at the source nor here. A line that cannot hold a remedy because nothing is wrong says what it
  * found. postgres_check_tables.c looks at the tables and the publication; the spool is the agent's own matter. Runs alone, before any thread. */
 #include "agents/postgres/postgres_check.h"
+#include "agents/postgres/postgres_source.h"
+
+#include "sidespool/spool.h"
 
 #include <stdlib.h>
 #include <strings.h>
@@ -11,6 +14,16 @@
 void ss_postgres_check_say(ss_postgres_checker *check, bool ok, const char *what, const char *found, const char *remedy) {
     check->line(check->ctx, ok, what, found == NULL ? "no memory to say it" : found,
                 ok ? "" : remedy == NULL ? "no memory to say it" : remedy);
+}
+
+void ss_postgres_check_warn(ss_postgres_checker *check, const char *what, const char *found, const char *advice) {
+    check->line(check->ctx, true, what, found == NULL ? "no memory to say it" : found, advice == NULL ? "no memory to say it" : advice);
+}
+
+/* "TEXT (CODE)", in the arena. */
+static char *error_text(ss_postgres_checker *check, const ss_error *err) {
+    return err->code == NULL ? ss_arena_printf(check->arena, "%s", err->text)
+                             : ss_arena_printf(check->arena, "%s (%s)", err->text, err->code);
 }
 
 ss_status ss_postgres_check_query(ss_postgres_checker *check, const char *what, const char *sql, const char *param,
@@ -58,7 +71,7 @@ static void check_replication(ss_postgres_checker *check) {
         status = ss_postgres_exec(conn, "identify the system", "IDENTIFY_SYSTEM", &err);
     PQfinish(conn);
     ss_postgres_check_say(check, status == SS_OK, "replication connection",
-                          status == SS_OK ? "possible" : ss_arena_printf(check->arena, "%s", err.text),
+                          status == SS_OK ? "possible" : error_text(check, &err),
                           "see the message: REPLICATION right, max_wal_senders, and pg_hba.conf's line for this database");
 }
 
@@ -88,6 +101,80 @@ static ss_status check_room(ss_postgres_checker *check, ss_error *reterr) {
     return SS_OK;
 }
 
+/* ---- what the spool holds already ---------------------------------------------------------------------------------- */
+
+/* The newest state of the stream log; without one *ret_identity and *ret_position are "". */
+static ss_status read_spool(ss_postgres_checker *check, const char **ret_identity, const char **ret_position, ss_error *reterr) {
+    ss_reader *reader = NULL;
+    const ss_log_state *state = NULL;
+    ss_error err = {0};
+    *ret_identity = *ret_position = "";
+    ss_status status = ss_reader_open(check->env->spool_path, check->env->name, SS_LOG_STREAM, 0, &reader, &err);
+    if (status != SS_OK && err.code != NULL && strcmp(err.code, SS_SPOOL_ABSENT) == 0)
+        return SS_OK;
+    if (status == SS_OK)
+        status = ss_reader_state(reader, &state, &err);
+    if (status == SS_OK) {
+        *ret_identity = ss_arena_printf(check->arena, "%s", state->identity);
+        *ret_position = ss_arena_printf(check->arena, "%s", state->position);
+        if (*ret_identity == NULL || *ret_position == NULL)
+            status = ss_fail(&err, SS_STOP, "SS-PG-0107", "no memory for the check");
+    }
+    ss_reader_close(reader);
+    if (status != SS_OK)
+        *reterr = err;
+    return status;
+}
+
+/* The comparison that a start begins with, without its consequences: nothing is written, neither here nor there. */
+static ss_status compare_history(ss_postgres_checker *check, const char *identity, const char *position, bool *ret_gap,
+                                 ss_error *reterr) {
+    ss_source source = {.env = check->env, .names = check->names, .catalog = check->conn};
+    ss_source_verdict verdict = {0};
+    ss_status status = ss_postgres_connect(check->env, true, &source.replication, reterr);
+    if (status == SS_OK)
+        status = ss_postgres_history_compare(&source, identity, position, *identity != '\0' && *position == '\0', &verdict, reterr);
+    PQfinish(source.replication);
+    *ret_gap = verdict.gap;
+    return status;
+}
+
+/* Does the source go on from where the spool ends? A running agent moves both while we look. */
+static ss_status check_history(ss_postgres_checker *check, ss_error *reterr) {
+    const char *identity, *position, *later;
+    bool gap = false;
+    ss_error err = {0};
+    ss_status status = read_spool(check, &identity, &position, reterr);
+    if (status != SS_OK)
+        return status;
+    check->captured = *position != '\0';
+    status = compare_history(check, identity, position, &gap, &err);
+    if (status != SS_OK) {
+        ss_status again = read_spool(check, &identity, &later, reterr);
+        if (again != SS_OK)
+            return again;
+        if (strcmp(position, later) != 0) {
+            ss_postgres_check_say(check, true, "history", "it is being captured at this moment", "");
+            return SS_OK;
+        }
+    }
+    const char *remedy = "see the message";
+    const ss_error_entry *entry = err.code == NULL ? NULL : ss_error_find(err.code);
+    if (gap)
+        remedy = ss_arena_printf(check->arena,
+                                 "this is a gap: set on_gap: resync in the agent's file (everything is copied anew), then restart "
+                                 "sidespool-postgres (systemctl restart sidespool-postgres@%s)",
+                                 check->env->name);
+    else if (entry != NULL)
+        remedy = entry->cure;
+    ss_postgres_check_say(check, status == SS_OK, "history",
+                          status != SS_OK      ? error_text(check, &err)
+                          : check->captured ? ss_arena_printf(check->arena, "the source goes on from where the spool ends, %s", position)
+                                            : "nothing is captured yet",
+                          remedy);
+    return SS_OK;
+}
+
 static ss_status check_slot(ss_postgres_checker *check, ss_error *reterr) {
     PGresult *res = NULL;
     bool status_known = PQserverVersion(check->conn) >= 130000;
@@ -103,6 +190,10 @@ static ss_status check_slot(ss_postgres_checker *check, ss_error *reterr) {
     const char *slot = check->names.slot, *plugin = ss_postgres_value(res, 0, 0), *wal = ss_postgres_value(res, 0, 3);
     bool exists = PQntuples(res) > 0, ours = strcmp(plugin, "pgoutput") == 0 && ss_postgres_value(res, 0, 1)[0] == 't';
     bool lost = strcmp(wal, "lost") == 0;
+    if (!exists && check->captured) { /* a gap, and said with it */
+        PQclear(res);
+        return SS_OK;
+    }
     char *found = ss_arena_printf(check->arena, "%s: %s", slot, !exists ? "not there yet, will be made" : "there");
     if (exists)
         found = ss_arena_printf(check->arena, "%s: %s, holds %s of WAL (%s)%s%s", slot, plugin, ss_postgres_value(res, 0, 4),
@@ -156,10 +247,15 @@ static ss_status check_settings(ss_postgres_checker *check, ss_error *reterr) {
                                           "wait for %s",
                                           application == NULL ? "us" : application));
     bool limited = *keep != '\0' && strcmp(keep, "-1") != 0;
-    ss_postgres_check_say(check, true, "max_slot_wal_keep_size",
-                          limited ? ss_arena_printf(check->arena, "%s: a stop that holds back more ends in a gap (on_gap)", keep)
-                                  : "no limit: while the agent is stopped or its spool is full, the source keeps its WAL",
-                          "");
+    if (limited)
+        ss_postgres_check_say(check, true, "max_slot_wal_keep_size",
+                              ss_arena_printf(check->arena, "%s: a stop that holds back more ends in a gap (on_gap)", keep), "");
+    else
+        ss_postgres_check_warn(check, "max_slot_wal_keep_size",
+                               "no limit: while the agent is stopped or its spool is full, the source keeps its WAL until its disk is full",
+                               PQserverVersion(check->conn) >= 130000
+                                   ? "ALTER SYSTEM SET max_slot_wal_keep_size = '…'; SELECT pg_reload_conf(); with what the disk can spare"
+                                   : "watch the room of pg_wal: before version 13 there is no limit to set");
     ss_postgres_check_say(check, timeout == 0 || timeout >= 5000, "wal_sender_timeout",
                           ss_arena_printf(check->arena, "%lld ms", timeout),
                           "set it to 5 s or more (default 60 s), or short pauses of the network end the link");
@@ -185,11 +281,12 @@ static ss_status check_clock(ss_postgres_checker *check, ss_error *reterr) {
     long long apart = atoll(ss_postgres_value(res, 0, 0)) - ours;
     PQclear(res);
     bool large = apart > 1000 || apart < -1000;
-    ss_postgres_check_say(check, true, "clock",
-                          ss_arena_printf(check->arena, "the source's is %lld ms %s ours%s", apart < 0 ? -apart : apart,
-                                          apart < 0 ? "behind" : "ahead of",
-                                          large ? ": lag is shown wrong by that much; let NTP keep both hosts" : ""),
-                          "");
+    char *found = ss_arena_printf(check->arena, "the source's is %lld ms %s ours", apart < 0 ? -apart : apart,
+                                  apart < 0 ? "behind" : "ahead of");
+    if (large)
+        ss_postgres_check_warn(check, "clock", found, "lag is shown wrong by that much: let NTP keep both hosts");
+    else
+        ss_postgres_check_say(check, true, "clock", found, "");
     return SS_OK;
 }
 
@@ -200,12 +297,12 @@ ss_status ss_postgres_check(const ss_source_env *env, ss_check_line line, void *
         return ss_fail(reterr, SS_STOP, "SS-PG-0107", "no memory for the check");
     ss_status status = ss_postgres_names_get(env, &check.names, reterr);
     if (status == SS_OK && ss_postgres_connect(env, false, &check.conn, &err) != SS_OK) {
-        ss_postgres_check_say(&check, false, "connection", ss_arena_printf(check.arena, "%s", err.text),
+        ss_postgres_check_say(&check, false, "connection", error_text(&check, &err),
                               "correct postgres.dsn or postgres.password_file, pg_hba.conf, or start the source");
         goto out;
     }
     static ss_status (*const steps[])(ss_postgres_checker *, ss_error *) = {
-        check_server, check_room, check_slot, check_settings, check_clock, ss_postgres_check_tables,
+        check_server, check_history, check_room, check_slot, check_settings, check_clock, ss_postgres_check_tables,
     };
     if (status == SS_OK)
         check_replication(&check);

@@ -11,10 +11,13 @@ typedef struct {
     ss_arena *arena; /* for the lines' texts */
     PGconn *conn;
     ss_postgres_names names;
+    bool captured; /* the spool holds a position of this source */
 } ss_postgres_checker;
 
 /* One line. found and remedy may be NULL: no memory for them. */
 void ss_postgres_check_say(ss_postgres_checker *check, bool ok, const char *what, const char *found, const char *remedy);
+/* What works and should be otherwise: advice, and nobody is stopped. */
+void ss_postgres_check_warn(ss_postgres_checker *check, const char *what, const char *found, const char *advice);
 /* param NULL: a statement without $1. The caller clears *ret. */
 SS_MUST ss_status ss_postgres_check_query(ss_postgres_checker *check, const char *what, const char *sql, const char *param,
                                           PGresult **ret, ss_error *reterr);

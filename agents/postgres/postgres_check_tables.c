@@ -40,10 +40,9 @@ static void check_table(ss_postgres_checker *check, const ss_postgres_table *tab
     if (what == NULL)
         what = "table";
     if (!table->publishable) {
-        ss_postgres_check_say(check, true, what,
-                              ss_arena_printf(check->arena, "not captured: %s (exclude it%s)", table->why_not,
-                                              table->relkind == 'f' ? "" : ", or ALTER TABLE … SET LOGGED"),
-                              "");
+        ss_postgres_check_warn(check, what, ss_arena_printf(check->arena, "not captured: %s", table->why_not),
+                               table->relkind == 'f' ? "exclude it"
+                                                     : with_name(check, "exclude it, or ALTER TABLE ", table, " SET LOGGED"));
         return;
     }
     counts->captured++;
@@ -198,6 +197,63 @@ static ss_status check_filters(ss_postgres_checker *check, ss_error *reterr) {
     return status;
 }
 
+#define NAMED 20
+
+/* "a.b, a.c and 3 more", in the arena. NULL: no memory. */
+static char *list_names(ss_postgres_checker *check, const ss_postgres_table *tables, size_t count, size_t captured) {
+    ss_buf text;
+    size_t named = 0;
+    ss_buf_init(&text);
+    for (size_t i = 0; i < count && named < NAMED; i++)
+        if (tables[i].publishable)
+            ss_buf_printf(&text, "%s%s.%s", named++ == 0 ? "" : ", ", tables[i].ns, tables[i].name);
+    if (captured > named)
+        ss_buf_printf(&text, " and %zu more", captured - named);
+    const char *all = ss_buf_cstr(&text);
+    char *ret = text.bad ? NULL : ss_arena_strndup(check->arena, all, strlen(all));
+    ss_buf_done(&text);
+    return ret;
+}
+
+static bool matches(const ss_strings *patterns, const char *name) {
+    for (size_t i = 0; patterns != NULL && i < patterns->count; i++)
+        if (ss_pattern_match(patterns->items[i], name))
+            return true;
+    return false;
+}
+
+/* What `exclude` took out of what `include` takes. */
+static ss_status check_excluded(ss_postgres_checker *check, ss_error *reterr) {
+    PGresult *res = NULL;
+    const ss_source_env *env = check->env;
+    if (env->exclude == NULL || env->exclude->count == 0)
+        return SS_OK;
+    ss_status status = ss_postgres_check_query(
+        check, "read the names of tables",
+        "SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p')"
+        " AND NOT c.relispartition AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%' ORDER BY 1",
+        NULL, &res, reterr);
+    if (status != SS_OK)
+        return status;
+    ss_buf text;
+    size_t out = 0;
+    ss_buf_init(&text);
+    for (int i = 0; i < PQntuples(res); i++) {
+        const char *name = ss_postgres_value(res, i, 0);
+        bool included = env->include == NULL || env->include->count == 0 || matches(env->include, name);
+        if (!included || !matches(env->exclude, name))
+            continue;
+        if (out++ < NAMED)
+            ss_buf_printf(&text, "%s%s", out == 1 ? "" : ", ", name);
+    }
+    if (out > NAMED)
+        ss_buf_printf(&text, " and %zu more", out - NAMED);
+    ss_postgres_check_say(check, true, "tables left out by exclude", out == 0 ? "none" : text.bad ? NULL : ss_buf_cstr(&text), "");
+    ss_buf_done(&text);
+    PQclear(res);
+    return SS_OK;
+}
+
 ss_status ss_postgres_check_tables(ss_postgres_checker *check, ss_error *reterr) {
     ss_postgres_table *tables = NULL;
     ss_postgres_publication publication;
@@ -209,18 +265,24 @@ ss_status ss_postgres_check_tables(ss_postgres_checker *check, ss_error *reterr)
         return status;
     status = ss_postgres_tables_select(check->conn, check->env, true, check->arena, &tables, &count, &err);
     if (status != SS_OK) {
-        ss_postgres_check_say(check, false, "selection of tables", ss_arena_printf(check->arena, "%s", err.text),
+        ss_postgres_check_say(check, false, "selection of tables",
+                              err.code == NULL ? ss_arena_printf(check->arena, "%s", err.text)
+                                               : ss_arena_printf(check->arena, "%s (%s)", err.text, err.code),
                               "correct tables.include and tables.exclude of the agent's file");
         return SS_OK;
     }
     for (size_t i = 0; i < count; i++)
         check_table(check, &tables[i], &counts);
+    char *names = list_names(check, tables, count, counts.captured);
     ss_postgres_check_say(check, counts.captured > 0, "tables",
-                          ss_arena_printf(check->arena, "%zu to capture, %zu of them partitioned%s", counts.captured,
+                          ss_arena_printf(check->arena, "%zu to capture, %zu of them partitioned%s%s%s", counts.captured,
                                           counts.partitioned,
-                                          counts.refused ? "; those without an identity are named above" : ""),
+                                          counts.refused ? "; those without an identity are named above" : "",
+                                          counts.captured > 0 ? ": " : "", names == NULL ? "" : names),
                           "select at least one table that has WAL");
-    status = check_heaps(check, tables, count, reterr);
+    status = check_excluded(check, reterr);
+    if (status == SS_OK)
+        status = check_heaps(check, tables, count, reterr);
     if (status == SS_OK)
         status = check_publication(check, &publication, tables, count, &counts, reterr);
     return status == SS_OK ? check_filters(check, reterr) : status;

@@ -266,6 +266,8 @@ static void log_levels(void) {
     if (ss_fail_sys(&err, SS_STOP, "SS-SYS-0001", EIO, "it broke") == SS_STOP)
         ss_log_error(SS_ERROR, "broken", &err);
     ss_log_threshold(SS_DEBUG);
+    if (err.code)
+        ss_log_error(SS_ERROR, "broken", &err);
     ss_log_common((const ss_kv[]){SS_S("source", "my orders")}, 1);
     SS_LOG(SS_DEBUG, "shown", SS_S("source", "said already"), SS_I("n", 3));
     ss_log_common(NULL, 0);
@@ -278,8 +280,8 @@ static void log_knows_levels_and_errors(void **state) {
     assert_null(strstr(text, "hidden"));
     assert_non_null(strstr(
         text,
-        "level=error event=broken code=SS-SYS-0001 error=\"it broke: Input/output error\" errno=5 "
-        "where=log_levels\n"));
+        "level=error event=broken code=SS-SYS-0001 error=\"it broke: Input/output error\" errno=5\n"));
+    assert_non_null(strstr(text, "errno=5 where=log_levels\n"));
     assert_non_null(strstr(text, "level=debug event=shown source=\"my orders\" n=3\n"));
 }
 

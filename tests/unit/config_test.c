@@ -312,6 +312,8 @@ static const struct {
      "2:14: `include[1]` wants a single value, but here stands a list"},
     {"source: a\ninclude: [a, ]\npostgres: x\n", "SS-CFG-0011",
      "3:11: `postgres` wants a block of keys, but here stands a single value"},
+    {"source: a\npostgres:\n", "SS-CFG-0011",
+     "2:10: `postgres` wants a block of keys, but here stands nothing; it needs `dsn`"},
     {"source: a\nroutes: {source: b}\n", "SS-CFG-0011",
      "2:9: `routes` wants a list of blocks (each begins with `- `), but here stands a block of "
      "keys"},
