@@ -139,6 +139,11 @@ static ss_status session_open(ss_route *r, ss_error *reterr) {
     ss_log_state log = {0};
     char position[512];
     ss_status st = log_state(r, SS_LOG_STREAM, &log, position, sizeof position, reterr);
+    if (st == SS_OK) {
+        r->committed = log.committed; /* what waits is also right while the target is away */
+        if (r->progress.exists && log.committed > r->progress.sequence)
+            r->behind_records = log.committed - r->progress.sequence;
+    }
     if (st == SS_OK)
         st = ss_cursors_open(r->config->spool_path, r->conf->source, &r->cursors, reterr);
     if (st != SS_OK)
