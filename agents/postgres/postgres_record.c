@@ -390,7 +390,7 @@ ss_status ss_postgres_record_add(PGconn *conn, const ss_source_env *env, const u
     for (int row = 0; status == SS_OK && row < PQntuples(res); row++) {
         const ss_postgres_member *member =
             ss_postgres_record_find(&record, (uint32_t)strtoul(ss_postgres_value(res, row, 0), NULL, 10));
-        if (member == NULL || (partitions && !member->left && strcmp(member->tree, ss_postgres_value(res, row, 3)) != 0 &&
+        if (member == NULL || member->left || (partitions && !member->left && strcmp(member->tree, ss_postgres_value(res, row, 3)) != 0 &&
                                ss_postgres_record_named(member, ss_postgres_value(res, row, 1)) &&
                                list_within(member->tokens, ss_postgres_value(res, row, 2))))
             put_member(&lines, res, row, at);
@@ -548,9 +548,9 @@ ss_status ss_postgres_record_selection(PGconn *conn, const ss_source_env *env, c
     for (size_t i = 0; status == SS_OK && i < record->count; i++) {
         const ss_postgres_member *member = &record->members[i];
         bool now = selected(tables, count, member->relid);
-        if (member->left && now) { /* the pipeline's own list of selected tables tells the routes that it was away */
-            status = ss_postgres_record_write(conn, env, &member->relid, 1, false, reterr);
-        } else if (!member->left && !now && !renamed(names, member)) {
+        /* One that left and is selected again stays L until a copy has it anew (ss_postgres_record_add): also when it left and came
+         * back while the stream ran, selected() lists it as not captured till then, and the pipeline tells the routes by a TableGap. */
+        if (!member->left && !now && !renamed(names, member)) {
             char from[24];
             ss_postgres_lsn_text(at, from, sizeof from);
             ss_buf_printf(&lines, "\nL %" PRIu32 " %s ", member->relid, from);
