@@ -597,8 +597,10 @@ ss_status ss_copy_run_all(ss_copies *copies, const ss_copy_request *request,
         return ss_fail_sys(reterr, SS_RETRY, "SS-AGENT-0001", rc, "cannot make a mutex");
     }
     status = flush_wait(&run, true, reterr); /* an aborted copy may have left rows in memory */
-    if (status == SS_OK)
+    if (status == SS_OK) {
+        ss_log_forget_schemas(copies->log); /* of copies before this one */
         status = open_snapshot_wait(&run, ret_position, reterr);
+    }
     if (status == SS_OK)
         status = alloc_counters(&run, reterr);
     if (status == SS_OK)

@@ -63,6 +63,8 @@ struct ss_pipeline {
     uint64_t sequence;         /* of the record appended last */
     uint64_t whole_sequence;   /* of the last mark */
     uint64_t last_change;      /* of the last record that is no idle position */
+    size_t schemas_most;       /* bytes of schemas before the source is connected anew */
+    int64_t schemas_ms;        /* when it was connected last */
     bool full;                 /* no room: nothing is taken until there is */
     bool spool_failed;         /* the last failure was the spool's, not the source's */
     ss_error full_error;

@@ -260,6 +260,8 @@ static ss_status connect_source(ss_pipeline *p, ss_error *reterr) {
     const ss_source_ops *ops = p->setup.ops;
     const ss_log_state *state = ss_log_get_state(p->log);
     ss_source_verdict verdict = {0};
+    ss_log_forget_schemas(p->log); /* the new connection says those that it uses */
+    p->schemas_ms = ss_monotonic_ms();
     bool intended = state->identity[0] != '\0' && state->position[0] == '\0';
     bool begins = state->position[0] == '\0'; /* or a gap is answered: a new history */
 

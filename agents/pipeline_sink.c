@@ -13,6 +13,9 @@
 
 #define IDLE_EVERY_MS 1000
 #define SCRATCH_KEEP ((size_t)8 << 20)
+#define SCHEMAS_FIRST ((size_t)64 << 20) /* packed schemas in memory: tens of thousands of tables */
+#define SCHEMAS_MOST ((size_t)1 << 30)
+#define SCHEMAS_SOON_MS 600000
 
 void ss_markers_init(ss_marker_list *list) {
     list->first = NULL;
@@ -176,6 +179,24 @@ static ss_status ensure_begun(ss_pipeline *p, ss_error *reterr) {
     return status;
 }
 
+/* A table that is altered leaves its old schemas in memory until the source is connected anew. When they are very many that
+ * is done now; when they all came at once, so many are needed, and the bound grows instead. */
+static ss_status bound_schemas(ss_pipeline *p, ss_error *reterr) {
+    if (p->schemas_most == 0)
+        p->schemas_most = SCHEMAS_FIRST;
+    size_t bytes = ss_log_schema_bytes(p->log);
+    if (bytes <= p->schemas_most)
+        return SS_OK;
+    bool soon = ss_monotonic_ms() - p->schemas_ms < SCHEMAS_SOON_MS;
+    if (soon && p->schemas_most < SCHEMAS_MOST) {
+        p->schemas_most *= 2;
+        return SS_OK;
+    }
+    return ss_fail(reterr, soon ? SS_STOP : SS_RETRY, "SS-AGENT-0002",
+                   "the definitions of the source's tables take %zu MiB of memory; %s", bytes >> 20,
+                   soon ? "select fewer tables" : "connecting anew, to forget the old ones");
+}
+
 static ss_status sink_schema(void *ctx, Sidespool__Schema *schema, uint64_t *ret_id,
                              ss_error *reterr) {
     ss_pipeline *p = ctx;
@@ -196,7 +217,7 @@ static ss_status sink_schema(void *ctx, Sidespool__Schema *schema, uint64_t *ret
         return status;
     }
     *ret_id = id;
-    return SS_OK;
+    return bound_schemas(p, reterr);
 }
 
 static ss_status emit(void *ctx, ss_bytes record, uint64_t schema_id, ss_error *reterr) {

@@ -41,6 +41,17 @@ ss_status ss_log_put_schema(ss_log *log, uint64_t schema_id, ss_bytes packed, ss
     return ss_schema_map_put(&log->schemas, schema_id, packed) != NULL ? SS_OK : no_memory(log, reterr);
 }
 
+void ss_log_forget_schemas(ss_log *log) {
+    if (ss_log_pending(log) == 0 && log->frames_count == 0 && log->next_ids_count == 0) {
+        log->open_ids_count = 0; /* of a frame without records */
+        ss_schema_map_clear(&log->schemas);
+    }
+}
+
+size_t ss_log_schema_bytes(const ss_log *log) {
+    return log->schemas.bytes;
+}
+
 ss_status ss_log_use_schema(ss_log *log, uint64_t schema_id, ss_error *reterr) {
     if (schema_id == 0)
         return SS_OK;

@@ -23,7 +23,7 @@ ss_schema_entry *ss_schema_map_find(ss_schema_map *map, uint64_t id) {
 }
 
 static bool grow(ss_schema_map *map) {
-    ss_schema_map bigger = {.cap = map->cap == 0 ? 64 : map->cap * 2, .count = map->count};
+    ss_schema_map bigger = {.cap = map->cap == 0 ? 64 : map->cap * 2, .count = map->count, .bytes = map->bytes};
     bigger.slots = calloc(bigger.cap, sizeof(*bigger.slots));
     if (bigger.slots == NULL)
         return false;
@@ -49,6 +49,7 @@ ss_schema_entry *ss_schema_map_put(ss_schema_map *map, uint64_t id, ss_bytes pac
     entry = &map->slots[slot_of(map, id)];
     *entry = (ss_schema_entry){.id = id, .packed = ss_bytes_of(copy, packed.len)};
     map->count++;
+    map->bytes += packed.len + sizeof(*entry);
     return entry;
 }
 
@@ -58,6 +59,7 @@ void ss_schema_map_clear(ss_schema_map *map) {
         map->slots[i] = (ss_schema_entry){0};
     }
     map->count = 0;
+    map->bytes = 0;
     map->last = NULL;
 }
 

@@ -131,6 +131,7 @@ typedef struct {
 typedef struct {
     ss_schema_entry *slots;
     size_t cap, count;
+    size_t bytes; /* of what is packed */
     ss_schema_entry *last; /* most records use the schema of the record before */
 } ss_schema_map;
 ss_schema_entry *ss_schema_map_find(ss_schema_map *map, uint64_t id);

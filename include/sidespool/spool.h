@@ -78,6 +78,10 @@ const ss_log_state *ss_log_get_state(const ss_log *log);
 SS_MUST ss_status ss_log_set_identity(ss_log *log, const char *identity, bool new_epoch, ss_error *reterr);
 /* Remembers a packed Schema (in memory: say it again after each open); it is written in the same commit as the first frame of a segment that uses it. */
 SS_MUST ss_status ss_log_put_schema(ss_log *log, uint64_t schema_id, ss_bytes packed, ss_error *reterr);
+/* Forgets the schemas that were put: before a source is connected anew, which puts those that it uses again. Does nothing
+ * while something is pending. */
+void ss_log_forget_schemas(ss_log *log);
+size_t ss_log_schema_bytes(const ss_log *log);
 /* Appends one record (bytes are copied). schema_id: the schema it uses, 0 none; for several call ss_log_use_schema.
  * Nothing is durable yet. SS_BUSY with SS_SPOOL_FULL: the quota is reached: nothing was appended, ask again (what
  * ss_log_use_schema said stays said). SS_STOP with SS_SPOOL_TOO_LARGE: this transaction alone does not fit: rewind. */

@@ -351,6 +351,8 @@ static void says_a_schema_once(void **state) {
         must(ss_log_use_schema(t.log, 8, &t.err), &t);
     }
     assert_int_equal(t.log->next_ids_count, 2);
+    ss_log_forget_schemas(t.log); /* not while a record to come uses them */
+    assert_true(ss_log_schema_bytes(t.log) > 10);
     append_one(&t, 1, 10);
     assert_int_equal(t.log->next_ids_count, 0);
     must(ss_log_use_schema(t.log, 7, &t.err), &t); /* the next record says it anew */
@@ -358,6 +360,18 @@ static void says_a_schema_once(void **state) {
     must(ss_log_rewind(t.log, &t.err), &t);
     must(ss_log_use_schema(t.log, 7, &t.err), &t);
     assert_int_equal(t.log->next_ids_count, 1);
+    append_one(&t, 1, 10);
+    ss_log_forget_schemas(t.log); /* nor before what uses them is on disk */
+    assert_true(ss_log_schema_bytes(t.log) > 10);
+    mark(&t, "p");
+    flush_now(&t);
+    ss_log_forget_schemas(t.log);
+    assert_int_equal(ss_log_schema_bytes(t.log), 0);
+    assert_int_equal(ss_log_use_schema(t.log, 7, &t.err), SS_STOP);
+    must(ss_log_put_schema(t.log, 7, ss_bytes_str("seven"), &t.err), &t);
+    assert_int_equal(ss_log_append(t.log, ss_bytes_str("x"), 7, NULL, &t.err), SS_OK);
+    mark(&t, "q");
+    flush_now(&t);
     test_spool_end(&t);
 }
 
