@@ -30,8 +30,8 @@ static const char usage[] =
     "Without SOURCE: every source in the spool.\n";
 
 int ss_spool_say(const char *source, ss_status status, const ss_error *err) {
-    fprintf(stderr, "sidespool: %s%s%s: %s\n", source != NULL ? source : "", source != NULL ? ": " : "",
-            err->code != NULL ? err->code : "error", err->text);
+    fprintf(stderr, "sidespool: %s%s%s%s%s%s\n", source != NULL ? source : "", source != NULL ? ": " : "", err->text,
+            err->code != NULL ? " (" : "", err->code != NULL ? err->code : "", err->code != NULL ? ")" : "");
     if (err->code != NULL && strcmp(err->code, SS_SPOOL_ACCESS) == 0)
         return SS_EXIT_REFUSED;
     if (err->code != NULL && strcmp(err->code, SS_SPOOL_ABSENT) == 0)
@@ -226,7 +226,8 @@ static int forget_in(const ss_spool_args *args, const char *source, size_t *foun
                want.copy);
         bool go = args->yes;
         if (!go && isatty(STDIN_FILENO)) {
-            printf("Forget it? What waits only for it will be removed. [y/N] ");
+            printf("Forget it? What waits only for it will be removed, so if a route of that name is still configured, it has a "
+                   "gap and must be resynced. [y/N] ");
             (void)fflush(stdout);
             int answer = getchar();
             go = answer == 'y' || answer == 'Y';
@@ -250,8 +251,10 @@ static int forget(const ss_spool_args *args) {
         int one = forget_in(args, args->sources[i], &found);
         code = code == SS_EXIT_DONE ? one : code;
     }
-    if (found == 0 && code == SS_EXIT_DONE)
-        printf("no consumer %s is registered\n", args->consumer);
+    if (found == 0 && code == SS_EXIT_DONE) {
+        fprintf(stderr, "sidespool: no consumer %s is registered in %s; `sidespool spool ls` lists them\n", args->consumer, args->path);
+        code = SS_EXIT_NOT_SO;
+    }
     return code;
 }
 
