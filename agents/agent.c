@@ -378,7 +378,14 @@ int ss_agent_check(const ss_agent_config *config, const ss_source_ops *ops) {
     check_result check = {.of = config->settings->source};
     ss_error err = {0};
 
-    check_line(&check, true, "configuration", ss_config_place(config->file, config->settings->source_place), "");
+    char file[4096];
+    snprintf(file, sizeof file, "%s", ss_config_place(config->file, config->settings->source_place));
+    for (int i = 0; i < 2; i++) { /* line and column */
+        char *colon = strrchr(file, ':');
+        if (colon != NULL)
+            *colon = '\0';
+    }
+    check_line(&check, true, "configuration", file, "");
     check_spool(config->settings, &check);
     ss_status status = ops->check(&config->env, check_line, &check, &err);
     if (status != SS_OK) {

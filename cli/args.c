@@ -51,13 +51,53 @@ static const struct command *find_command(const char *name) {
     return NULL;
 }
 
-void ss_cli_usage(ss_buf *out) {
+/* What a command's own --help adds: units, defaults, and what silence means. docs/commands.md says the same. */
+static const struct {
+    const char *name, *text;
+} details[] = {
+    {"status", "  --json    one JSON object on one line (docs/status-json.md): times in microseconds since 1970\n"
+               "            UTC, *_seconds in seconds, sizes in bytes; null: unknown\n"
+               "  --watch   again each second, until ^C\n"
+               "LAG is 0 only when nothing waits and the agent is there to say so. No line with `!`: no trouble.\n"},
+    {"wait", "  --timeout T   seconds, or 500ms, 90s, 5m, 2h; then 75. Without it: as long as it takes\n"
+             "It prints nothing when the target holds it all (0). 1: the route or its agent is halted; 69: the\n"
+             "agent is not running.\n"},
+    {"pause", "Silence and 0: nothing is being applied any more. It holds over restarts, until `resume`.\n"},
+    {"resume", "Silence and 0: the route has taken it; `status` shows how it goes on.\n"},
+    {"resync", "Without TABLE (schema.table): all tables of the route. Silence and 0: it is taken; `wait` waits for\n"
+               "the end. A halted route goes on with it.\n"},
+    {"verify", "  --json    docs/status-json.md\n"
+               "Without TABLE (schema.table): all tables of the route. 0: every cell is equal; 1: rows differ, or the\n"
+               "route is halted; 75: not now (a table is being copied, the route is paused).\n"},
+    {"replay", "  --from SEQ   1 or more; `sidespool spool ls` shows what is held. No default\n"
+               "Only for a route that is paused or halted, whose target was put back to that place by hand.\n"},
+    {"explain", "  --markdown   all codes, as in docs/errors.md\n"},
+};
+
+static bool put_command(const char *name, ss_buf *out) {
+    const struct command *command = name ? find_command(name) : NULL;
+    if (!command)
+        return false;
+    ss_buf_printf(out, "Usage: %s\n%s\n\n", command->usage, command->help);
+    for (size_t i = 0; i < sizeof(details) / sizeof(details[0]); i++)
+        if (strcmp(details[i].name, name) == 0)
+            ss_buf_put_str(out, details[i].text);
+    if (command->takes & TAKES_ROUTE)
+        ss_buf_put_str(out, "  --route R       a name that `sidespool status` shows\n");
+    ss_buf_put_str(out,
+                   "  --config FILE   the applier's file (default /etc/sidespool/applier.yaml)\n");
+    return true;
+}
+
+void ss_cli_usage(const char *name, ss_buf *out) {
+    if (put_command(name, out))
+        return;
     ss_buf_put_str(out, "Usage: sidespool COMMAND [--config FILE] …\n\n");
     for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
         ss_buf_printf(out, "  %s\n      %s\n", commands[i].usage, commands[i].help);
     ss_buf_put_str(out,
                    "\n  --config FILE   the applier's file (default /etc/sidespool/applier.yaml)\n"
-                   "  --help          this text\n"
+                   "  --help          this text; sidespool COMMAND --help says more\n"
                    "  --version       the version\n"
                    "\nExit codes: 0 done, 1 the thing asked about is not so, 2 usage, 69 daemon "
                    "absent, 74 I/O,\n"
@@ -223,11 +263,12 @@ bool ss_cli_parse(int argc, char **argv, ss_cli_args *ret, ss_buf *out) {
         if (!take_option(option == 'h' ? OPT_HELP : option, optarg, ret, &given, out))
             return false;
     }
+    if (optind < argc)
+        ret->command = argv[optind];
     if (ret->help || ret->version)
         return true;
     if (optind >= argc)
         return wrong(out, NULL, "A command is missing.");
-    ret->command = argv[optind];
     ret->words = argv + optind + 1;
     ret->word_count = argc - optind - 1;
     const struct command *command = find_command(ret->command);

@@ -24,7 +24,8 @@ typedef struct {
 /* Options may stand before or after the command. false: a usage error; its sentence, with the right
  * usage, is in `out`. */
 bool ss_cli_parse(int argc, char **argv, ss_cli_args *ret, ss_buf *out);
-void ss_cli_usage(ss_buf *out);
+/* Of one command, or (NULL, or an unknown one) of all. */
+void ss_cli_usage(const char *name, ss_buf *out);
 /* For `sidespool spool …`: index of the word "spool" when it is the command, else 0. Of the options
  * only --config may stand before it. */
 int ss_cli_find_spool(int argc, char **argv);

@@ -230,7 +230,7 @@ static int spool(int argc, char **argv, int at) {
 
 static int run(const ss_cli_args *args, ss_buf *out) {
     if (args->help) {
-        ss_cli_usage(out);
+        ss_cli_usage(args->command, out);
         return print_out(stdout, out, SS_EXIT_DONE);
     }
     if (args->version) {

@@ -149,6 +149,10 @@ static ss_status check_history(ss_postgres_checker *check, ss_error *reterr) {
         return status;
     check->captured = *position != '\0';
     status = compare_history(check, identity, position, &gap, &err);
+    if (status == SS_RETRY && err.code != NULL && strcmp(err.code, "SS-PG-0049") == 0) {
+        ss_postgres_check_say(check, true, "history", "it goes on: our slot is being read, by the agent that runs", "");
+        return SS_OK;
+    }
     if (status != SS_OK) {
         ss_status again = read_spool(check, &identity, &later, reterr);
         if (again != SS_OK)

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from world import until
+
 
 def check(w):
     return w.run("sidespool-postgres", "--config", w.agent_file, "--check")
@@ -117,3 +119,30 @@ def test_second_agent_on_one_spool(make_world):
     w.src("insert into t values (1)")
     w.wait()
     w.assert_same("t")
+
+
+def test_check_names_a_gap_before_a_start_does(make_world):
+    w = make_world()
+    w.src("create table t(id int primary key); create table skipped_not(id int primary key)")
+    w.start()
+    w.wait()
+    done = check(w)
+    assert done.returncode == 0 and "public.skipped_not" in done.stdout, done.stdout
+    w.agent.stop()
+    slot = w.src("select slot_name from pg_replication_slots where database = current_database()")[0][0]
+    until_free = "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = %s and not active"
+    until("the slot is dropped", lambda: w.src(until_free, slot), 20, 0.3, w.tell)
+    done = check(w)
+    assert done.returncode == 78, done.stdout
+    assert "SS-PG-0041" in done.stdout and "will be made" not in done.stdout and "on_gap: resync" in done.stdout, done.stdout
+
+
+def test_sizes_that_do_not_fit(make_world):
+    w = make_world(spool={"max_size": "64MiB"})  # the default segment size gives way
+    w.src("create table t(id int primary key)")
+    done = check(w)
+    assert done.returncode == 0, done.stdout + done.stderr
+    w = make_world(spool={"max_size": "64MiB", "segment_size": "32MiB"})
+    done = check(w)
+    assert done.returncode == 78 and "FAIL  configuration: " in done.stdout and "agent.yaml:" in done.stdout, done.stdout
+    assert "spool.segment_size" in done.stdout and "67108864" in done.stdout, done.stdout

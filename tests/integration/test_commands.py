@@ -50,6 +50,45 @@ def test_wait_means_all_that_was_committed(make_world):
     assert w.dst("select max(id) from t") == [(1000,)]
 
 
+def test_an_idle_copy_rests(make_world):
+    w = make_world()
+    w.src("create table t(id int primary key); insert into t values (1)")
+    w.start()
+    w.wait()
+    until("nothing waits", lambda: w.route()["behind_records"] == 0 and w.route()["lag_seconds"] == 0, 20, 0.3, w.tell)
+    for _ in range(12):  # signs of life go on
+        time.sleep(0.4)
+        route = w.route()
+        assert route["behind_records"] == 0 and route["lag_seconds"] == 0, route
+
+
+def test_verify_of_a_halted_route_says_what_to_do(make_world):
+    w = make_world()
+    w.src("create table t(id int primary key, v text); insert into t values (1, 'a')")
+    w.start()
+    w.wait()
+    w.dst("delete from t")
+    w.src("update t set v = 'b'")
+    w.until_state("halted")
+    done = w.cli("verify", "--route", "shop")
+    assert done.returncode == 1 and "halted" in done.stderr, done
+    text = w.cli("status", check=0).stdout
+    assert "sidespool resync --route shop public.t" in text and "--config" in text and "--table" not in text, text
+    w.cli("resync", "--route", "shop", "public.t", check=0)
+    w.wait()
+    done = w.cli("verify", "--route", "shop", check=0)
+    assert "1 table is equal" in done.stdout
+
+
+def test_forgetting_nobody(make_world):
+    w = make_world()
+    w.src("create table t(id int primary key)")
+    w.start()
+    w.wait()
+    done = w.run("sidespool", "spool", "forget", "--consumer", "nobody", "--yes", "--spool", w.spool_dir)
+    assert done.returncode == 1 and "nobody" in done.stderr
+
+
 def test_pause_and_resume(make_world):
     w = make_world()
     w.src("create table t(id int primary key)")

@@ -452,6 +452,17 @@ static void lag_is_zero_only_when_nothing_waits(void **state) {
     assert_int_equal(ss_status_lag(route, NULL, now), 20000000);
     json_object_set_new(agent, "committed", json_integer(8));
     assert_int_equal(ss_status_lag(route, agent, now), 20000000);
+    json_object_set_new(agent, "last_change", json_integer(8));
+    assert_int_equal(ss_status_lag(route, agent, now), 20000000);
+    json_object_set_new(agent, "last_change", json_integer(7)); /* behind it only signs of life */
+    assert_int_equal(ss_status_lag(route, agent, now), 0);
+    json_object_set_new(route, "behind_records", json_integer(1));
+    assert_int_equal(ss_status_lag(route, agent, now), 0);
+    json_object_set_new(route, "committed", json_integer(9)); /* the route knows of more */
+    assert_int_equal(ss_status_lag(route, agent, now), 20000000);
+    json_object_set_new(route, "committed", json_integer(7));
+    json_object_set_new(route, "behind_records", json_integer(0));
+    json_object_del(agent, "last_change");
     json_object_set_new(agent, "committed", json_integer(7));
     /* An agent that has heard nothing for long cannot say that nothing waits. */
     assert_int_equal(ss_status_lag(route, agent, now + 100000000), 120000000);

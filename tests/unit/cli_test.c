@@ -158,6 +158,41 @@ static void options_before_or_after(void **state) {
     ss_buf_done(&out);
 }
 
+static void each_command_has_a_help_of_its_own(void **state) {
+    static const char *const names[] = {"status", "wait",   "pause",  "resume",
+                                        "resync", "verify", "replay", "explain"};
+    (void)state;
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        char *argv[] = {(char *)"sidespool", (char *)(uintptr_t)names[i], (char *)"--help", NULL};
+        char usage[64];
+        ss_cli_args args;
+        ss_buf out;
+        ss_buf_init(&out);
+        assert_true(ss_cli_parse(3, argv, &args, &out));
+        assert_true(args.help);
+        ss_cli_usage(args.command, &out);
+        (void)snprintf(usage, sizeof(usage), "Usage: sidespool %s", names[i]);
+        assert_memory_equal(ss_buf_cstr(&out), usage, strlen(usage));
+        assert_non_null(strstr(ss_buf_cstr(&out), "--config FILE"));
+        ss_buf_done(&out);
+    }
+}
+
+static void a_route_without_its_agent_is_not_green(void **state) {
+    (void)state;
+    json_t *status = json_loads(
+        "{\"now\":1,\"routes\":[{\"route\":\"r\",\"state\":\"streaming\",\"tables\":{\"ready\":1,"
+        "\"total\":1},\"agent\":{\"state\":\"halted\"}}],\"troubles\":[]}",
+        0, NULL);
+    ss_buf out;
+    ss_buf_init(&out);
+    ss_view_status(status, true, &out);
+    assert_non_null(strstr(ss_buf_cstr(&out), "\033[33mstreaming (no news)\033[0m"));
+    assert_non_null(strstr(ss_buf_cstr(&out), "\033[31mhalted\033[0m"));
+    ss_buf_done(&out);
+    json_decref(status);
+}
+
 static void status_for_people(void **state) {
     (void)state;
     json_t *status = json_loads(
@@ -254,6 +289,8 @@ int main(void) {
         cmocka_unit_test(tables_line_up),
         cmocka_unit_test(usage_errors),
         cmocka_unit_test(options_before_or_after),
+        cmocka_unit_test(each_command_has_a_help_of_its_own),
+        cmocka_unit_test(a_route_without_its_agent_is_not_green),
         cmocka_unit_test(status_for_people),
         cmocka_unit_test(verify_for_people_and_programs),
     };
