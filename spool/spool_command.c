@@ -101,6 +101,38 @@ ss_status ss_spool_config_path(const char *file, char **ret, ss_error *reterr) {
     return status;
 }
 
+/* Does the applier's file still have a route of that name? (Its name is its source's when it has none.) A file that cannot
+ * be read as one says no: this only words a question. */
+static bool route_configured(const char *file, const char *source, const char *consumer) {
+    yaml_parser_t parser;
+    yaml_document_t doc;
+    bool found = false;
+    FILE *in = file != NULL ? fopen(file, "re") : NULL;
+    if (in == NULL || yaml_parser_initialize(&parser) == 0) {
+        if (in != NULL)
+            (void)fclose(in);
+        return false;
+    }
+    yaml_parser_set_input_file(&parser, in);
+    if (yaml_parser_load(&parser, &doc) != 0) {
+        yaml_node_t *routes = value_of(&doc, yaml_document_get_root_node(&doc), "routes");
+        bool list = routes != NULL && routes->type == YAML_SEQUENCE_NODE;
+        for (yaml_node_item_t *item = list ? routes->data.sequence.items.start : NULL;
+             list && item < routes->data.sequence.items.top; item++) {
+            yaml_node_t *route = yaml_document_get_node(&doc, *item);
+            yaml_node_t *of = value_of(&doc, route, "source"), *name = value_of(&doc, route, "name");
+            name = name != NULL ? name : of;
+            if (of != NULL && of->type == YAML_SCALAR_NODE && name->type == YAML_SCALAR_NODE)
+                found = found || (strcmp((const char *)of->data.scalar.value, source) == 0 &&
+                                  strcmp((const char *)name->data.scalar.value, consumer) == 0);
+        }
+        yaml_document_delete(&doc);
+    }
+    yaml_parser_delete(&parser);
+    (void)fclose(in);
+    return found;
+}
+
 /* ---- which sources ---- */
 
 static bool holds_a_log(const char *path, const char *name) {
@@ -224,10 +256,12 @@ static int forget_in(const ss_spool_args *args, const char *source, size_t *foun
         ++*found;
         printf("%s: consumer %s has applied stream %" PRIu64 " and copy %" PRIu64 "\n", source, want.name, want.stream,
                want.copy);
+        if (route_configured(args->config, source, want.name))
+            printf("%s: route %s is still configured in %s: once forgotten, it may meet a gap and then needs a resync\n", source,
+                   want.name, args->config);
         bool go = args->yes;
         if (!go && isatty(STDIN_FILENO)) {
-            printf("Forget it? What waits only for it will be removed, so if a route of that name is still configured, it has a "
-                   "gap and must be resynced. [y/N] ");
+            printf("Forget it? What waits only for it will be removed. [y/N] ");
             (void)fflush(stdout);
             int answer = getchar();
             go = answer == 'y' || answer == 'Y';
@@ -397,9 +431,12 @@ static int resolve(ss_spool_args *args, int count, char **words, const char *con
         args->path = strdup(spool);
         if (args->path == NULL)
             return SS_EXIT_AGAIN;
-    } else if (ss_spool_config_path(config != NULL ? config : DEFAULT_CONFIG, &args->path, &err) != SS_OK) {
-        (void)ss_spool_say(NULL, SS_STOP, &err);
-        return SS_EXIT_CONFIG;
+    } else {
+        args->config = config != NULL ? config : DEFAULT_CONFIG;
+        if (ss_spool_config_path(args->config, &args->path, &err) != SS_OK) {
+            (void)ss_spool_say(NULL, SS_STOP, &err);
+            return SS_EXIT_CONFIG;
+        }
     }
     if (count == 0)
         return find_sources(args);

@@ -12,6 +12,7 @@ typedef struct {
     ss_log_kind log;
     uint64_t from, to, retain_ms;
     const char *consumer;
+    const char *config; /* the file that was read; NULL: --spool was given */
 } ss_spool_args;
 
 int ss_spool_ls(const ss_spool_args *args);

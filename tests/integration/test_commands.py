@@ -87,6 +87,24 @@ def test_forgetting_nobody(make_world):
     w.wait()
     done = w.run("sidespool", "spool", "forget", "--consumer", "nobody", "--yes", "--spool", w.spool_dir)
     assert done.returncode == 1 and "nobody" in done.stderr
+    done = w.run("sidespool", "spool", "forget", "--consumer", "shop", "--config", w.applier_file)
+    assert done.returncode == 2 and "still configured" in done.stdout, done
+
+
+def test_wait_for_a_halted_agent_ends(make_world):
+    w = make_world()
+    w.src("create table t(id int primary key)")
+    w.start()
+    w.wait()
+    w.agent.stop()
+    drop = "select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = current_database() and not active"
+    until("the slot is dropped", lambda: w.src(drop), 20, 0.3, w.tell)
+    w.start_agent()
+    until("the agent halts", lambda: w.route()["agent"]["state"] == "halted", 20, 0.3, w.tell)
+    done = w.cli("wait", "--route", "shop", "--timeout", 20)
+    assert done.returncode == 1 and "is halted" in done.stderr and "on_gap" in done.stderr, done
+    text = w.cli("status", check=0).stdout
+    assert "no news" in text and "systemctl restart sidespool-postgres@shop" in text and text.count("\n! ") == 1, text
 
 
 def test_pause_and_resume(make_world):
