@@ -42,10 +42,14 @@ typedef struct {
 static void check_line(void *ctx, bool ok, const char *what, const char *found,
                        const char *remedy) {
     check_state *state = ctx;
+    static const char again[] = "; it is tried again."; /* by a route, not by a check */
     bool advice = remedy && *remedy;
+    size_t len = found ? strlen(found) : 0;
     state->bad |= !ok;
-    (void)printf("%-4s  %s: %s%s%s", !ok ? "FAIL" : advice ? "warn" : "ok", state->of, what,
-                 found && *found ? ": " : "", found ? found : "");
+    if (len >= sizeof(again) - 1 && strcmp(found + len - (sizeof(again) - 1), again) == 0)
+        len -= sizeof(again) - 1;
+    (void)printf("%-4s  %s: %s%s%.*s", !ok ? "FAIL" : advice ? "warn" : "ok", state->of, what,
+                 len > 0 ? ": " : "", (int)len, found ? found : "");
     if (advice)
         (void)printf("\n      -> %s", remedy);
     (void)printf("\n");

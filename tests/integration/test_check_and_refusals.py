@@ -146,3 +146,13 @@ def test_sizes_that_do_not_fit(make_world):
     done = check(w)
     assert done.returncode == 78 and "FAIL  configuration: " in done.stdout and "agent.yaml:" in done.stdout, done.stdout
     assert "spool.segment_size" in done.stdout and "67108864" in done.stdout, done.stdout
+
+
+def test_a_check_tries_nothing_again(make_world):
+    w = make_world()
+    w.spool_dir.mkdir()
+    applier = json.loads(w.applier_file.read_text())
+    applier["routes"][0]["target"]["postgres"]["dsn"] = "host=127.0.0.1 port=1 dbname=x user=y"
+    w.applier_file.write_text(json.dumps(applier))
+    done = w.run("sidespool-applier", "--config", w.applier_file, "--check")
+    assert done.returncode == 78 and "FAIL  shop: target reachable" in done.stdout and "tried again" not in done.stdout, done.stdout
