@@ -474,20 +474,11 @@ ss_status ss_copies_new(const ss_copies_setup *setup, ss_copies **ret, ss_error 
         return status;
     }
     const ss_source_env *env = setup->env;
+    /* Nothing is written here: a file that is not there is made by look_back, which knows what the stream says. */
     status = ss_generation_load(env->spool_path, env->name, &copies->generation, reterr);
-    if (status == SS_OK && copies->generation.open)
-        status = ss_generation_unfinished(env->spool_path, env->name, &copies->generation,
-                                          &copies->generation.open, reterr);
     if (status != SS_OK) {
         ss_copies_free(copies);
         return status;
-    }
-    if (copies->generation.absent) {
-        status = ss_generation_save(ss_spool_dir(setup->spool), &copies->generation, reterr);
-        if (status != SS_OK) {
-            ss_copies_free(copies);
-            return status;
-        }
     }
     copies->newest = copies->generation.number;
     *ret = copies;

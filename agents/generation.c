@@ -34,6 +34,7 @@ typedef struct {
     ss_generation newest; /* of all CopyBegins seen */
     bool begun, ended;    /* of the generation `only`, or of the newest */
     bool exists;          /* there is a stream log */
+    bool whole;           /* nothing has been trimmed from it: every CopyBegin there ever was has been seen */
 } scan_result;
 
 static void scan_record(scan_result *scan, const Sidespool__Record *record, uint64_t only) {
@@ -72,6 +73,10 @@ static ss_status scan_stream(const char *path, const char *source, uint64_t from
         return status;
     }
     ret->exists = true;
+    const ss_log_state *state;
+    status = ss_reader_state(reader, &state, reterr);
+    if (status == SS_OK)
+        ret->whole = state->first <= 1;
     arena = ss_arena_new(RECORD_LIMIT);
     if (status == SS_OK && arena == NULL)
         status = ss_fail(reterr, SS_STOP, "SS-SYS-0001", "out of memory");
@@ -120,8 +125,10 @@ ss_status ss_generation_rebuild(const char *path, const char *source, ss_generat
     *ret = scan.newest;
     ret->absent = true; /* the file: to be saved */
     ret->open = scan.begun && !scan.ended;
-    if (!ret->open)
+    if (!ret->open && !scan.whole)
         ret->number = (uint64_t)time(NULL);
+    if (scan.whole && ret->number == 0) /* a first start */
+        return SS_OK;
     SS_LOG(SS_WARN, "generation_rebuilt", SS_U("generation", ret->number),
            SS_S("open", ret->open ? "yes" : "no"));
     return SS_OK;
