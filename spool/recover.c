@@ -176,6 +176,12 @@ static ss_status read_meta(ss_log *log, ss_meta *ret, ss_error *reterr) {
     return status;
 }
 
+static ss_status damaged(ss_log *log, const char *what, ss_error *reterr) {
+    return ss_fail(reterr, SS_STOP, SS_SPOOL_DAMAGED, "%s is damaged: %s (committed is %llu); run `sidespool spool verify`",
+                   log->segment != NULL ? log->segment->path : log->spool->dir, what,
+                   (unsigned long long)log->meta.committed);
+}
+
 static ss_status open_newest(ss_log *log, ss_error *reterr) {
     size_t newest = log->names.count - 1;
     ss_segment_name *name = &log->names.items[newest];
@@ -184,18 +190,15 @@ static ss_status open_newest(ss_log *log, ss_error *reterr) {
         name->handle = NULL;
         return SS_OK;
     }
+    /* Its mode forbids writing, so without this a service user would be told of a missing right. */
+    if (name->sealed)
+        return damaged(log, "its newest segment is sealed, so a newer one followed, and that one is missing", reterr);
     char *path = ss_log_path(log, newest);
     if (path == NULL)
         return ss_fail(reterr, SS_RETRY, SS_SPOOL_MEMORY, "out of memory opening %s", log->spool->dir);
     ss_status status = ss_segment_open(path, name->first, SEGMENT_WRITE, &log->segment, reterr);
     free(path);
     return status == SS_BUSY ? SS_RETRY : status;
-}
-
-static ss_status damaged(ss_log *log, const char *what, ss_error *reterr) {
-    return ss_fail(reterr, SS_STOP, SS_SPOOL_DAMAGED, "%s is damaged: %s (committed is %llu); run `sidespool spool verify`",
-                   log->segment != NULL ? log->segment->path : log->spool->dir, what,
-                   (unsigned long long)log->meta.committed);
 }
 
 /* The one before becomes the newest again: it says so before the newer one goes, so that a newest segment that does not
