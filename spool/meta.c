@@ -83,12 +83,14 @@ ss_status ss_segment_fail(int rc, const char *path, const char *doing, ss_error 
     case MDB_READERS_FULL:
     case MDB_MAP_FULL:
     case MDB_MAP_RESIZED:
+    /* The last process to close an LMDB file destroys the lock file's mutexes; one that opens it in that moment waits for the file
+     * lock and then finds them destroyed. Closed and opened again it is well. */
+    case EINVAL:
         return ss_fail(reterr, SS_RETRY, SS_SPOOL_IO, "cannot %s %s: %s", doing, path, mdb_strerror(rc));
     case MDB_BAD_TXN:
     case MDB_BAD_RSLOT:
     case MDB_BAD_DBI:
     case MDB_BAD_VALSIZE:
-    case EINVAL:
         return ss_fail(reterr, SS_STOP, SS_SPOOL_INTERNAL, "cannot %s %s: %s", doing, path, mdb_strerror(rc));
     default:
         if (rc > 0)
