@@ -36,8 +36,8 @@ const char *ss_selected_reason(ss_selected_gap why) {
         [SS_GAP_AWAY] = "it was not captured for a while, and what changed meanwhile is in no stream",
         [SS_GAP_ANEW] = "it was dropped and created anew on the source",
         [SS_GAP_UNPUBLISHED] = "the source no longer publishes it",
-        [SS_GAP_UNKNOWN] = "the agent's file `selected` is missing, so nobody knows whether all of its "
-                           "changes were captured",
+        [SS_GAP_UNKNOWN] = ("the agent's file `selected` is missing, so nobody knows whether all of its "
+                            "changes were captured"),
     };
     return why < SS_GAP_REASONS ? reasons[why] : "";
 }
