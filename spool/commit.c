@@ -312,7 +312,7 @@ static int write_some(ss_log *log, size_t to, bool with_mark) {
         return rc;
     }
     /* Here the records become durable: pages, fdatasync, then LMDB's own meta page through its O_DSYNC descriptor. */
-    return mdb_txn_commit(txn);
+    return with_mark || log->suspect ? ss_meta_commit(log->segment, txn) : mdb_txn_commit(txn);
 }
 
 /* Removes from the newest segment what a failed commit may have left there, before another file follows it. */
@@ -523,7 +523,7 @@ static int write_identity(ss_log *log, const char *identity, uint64_t epoch) {
         mdb_txn_abort(txn);
         return rc;
     }
-    return mdb_txn_commit(txn);
+    return ss_meta_commit(log->segment, txn);
 }
 
 ss_status ss_log_set_identity(ss_log *log, const char *identity, bool new_epoch, ss_error *reterr) {

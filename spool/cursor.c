@@ -8,7 +8,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define CURSOR_BYTES 24 /* copy, stream, when (ms since 1970): u64 little-endian each */
+#define CURSOR_BYTES 28 /* copy, stream, when (ms since 1970): u64 little-endian each; CRC32C of name and these: u32 */
+#define CURSOR_SUMMED 24
 #define WRITE_EVERY_MS 1000
 
 typedef struct {
@@ -46,9 +47,17 @@ ss_status ss_cursors_open(const char *path, const char *source, ss_cursors **ret
     return SS_OK;
 }
 
-static void decode(const MDB_val *value, uint64_t applied[2]) {
+static uint32_t cursor_crc(const void *name, size_t len, const uint8_t *bytes) {
+    return ss_crc32c(ss_crc32c(0, name, len), bytes, CURSOR_SUMMED);
+}
+
+/* One that is damaged counts as one that has applied nothing: that keeps what it may still need. Earlier versions wrote
+ * none (24 bytes). */
+static void decode(const MDB_val *key, const MDB_val *value, uint64_t applied[2]) {
+    const uint8_t *bytes = value->mv_data;
     applied[SS_LOG_COPY] = applied[SS_LOG_STREAM] = 0;
-    if (value->mv_size < 16)
+    if (value->mv_size != CURSOR_SUMMED &&
+        (value->mv_size != CURSOR_BYTES || ss_get_u32(bytes + CURSOR_SUMMED) != cursor_crc(key->mv_data, key->mv_size, bytes)))
         return;
     applied[SS_LOG_COPY] = ss_get_u64(value->mv_data);
     applied[SS_LOG_STREAM] = ss_get_u64((const uint8_t *)value->mv_data + 8);
@@ -62,7 +71,7 @@ static int load(ss_cursors *cursors, consumer *c) {
         return rc;
     rc = mdb_get(txn, cursors->file->meta, &key, &value);
     if (rc == 0) {
-        decode(&value, c->applied);
+        decode(&key, &value, c->applied);
         c->stored = true;
     }
     mdb_txn_abort(txn);
@@ -99,6 +108,7 @@ static int store(ss_cursors *cursors, const consumer *c) {
     ss_put_u64(bytes, c->applied[SS_LOG_COPY]);
     ss_put_u64(bytes + 8, c->applied[SS_LOG_STREAM]);
     ss_put_u64(bytes + 16, (uint64_t)ss_wall_ms());
+    ss_put_u32(bytes + CURSOR_SUMMED, cursor_crc(c->name, strlen(c->name), bytes));
     MDB_val key = {strlen(c->name), c->name}, value = {sizeof(bytes), bytes};
     MDB_txn *txn;
     int rc = mdb_txn_begin(cursors->file->env, NULL, 0, &txn);
@@ -191,7 +201,7 @@ ss_status ss_cursors_each(ss_cursors *cursors, ss_cursors_each_fn fn, void *ctx,
         size_t len = key.mv_size < sizeof(name) ? key.mv_size : sizeof(name) - 1;
         memcpy(name, key.mv_data, len);
         name[len] = '\0';
-        decode(&value, applied);
+        decode(&key, &value, applied);
         fn(ctx, name, applied[SS_LOG_COPY], applied[SS_LOG_STREAM]);
     }
     if (cursor != NULL)

@@ -255,6 +255,42 @@ static uint32_t meta_u32(meta_in *in, const char *key) {
     ss_bytes v = meta_get(in, key, 4);
     return v.ptr != NULL ? ss_get_u32(v.ptr) : 0;
 }
+/* LMDB has no page checksums, and everything hangs on these few values: with another `committed` recovery would delete what
+ * was released at the source, with another `position` the source would be asked for another place. */
+static uint32_t meta_crc(meta_in *in) {
+    static const char *const keys[] = {"format", "min_reader", "spool_id", "epoch",    "first",
+                                       "committed", "chain",   "state",    "identity", "position"};
+    uint32_t crc = 0;
+    for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
+        uint8_t len[8];
+        ss_bytes value = meta_get(in, keys[i], 0);
+        ss_put_u64(len, value.len);
+        crc = ss_crc32c(crc, keys[i], strlen(keys[i]));
+        crc = ss_crc32c(crc, len, sizeof(len));
+        crc = ss_crc32c(crc, value.len > 0 ? value.ptr : len, value.len);
+    }
+    return crc;
+}
+
+int ss_meta_commit(ss_segment *segment, MDB_txn *txn) {
+    meta_in in = {.segment = segment, .txn = txn};
+    uint32_t crc = meta_crc(&in);
+    int rc = in.missing != NULL ? MDB_CORRUPTED : ss_meta_put_u32(segment, txn, "crc", crc);
+    if (rc != 0) {
+        mdb_txn_abort(txn);
+        return rc;
+    }
+    return mdb_txn_commit(txn);
+}
+
+/* Format 1 had no checksum until its first writing by a version that has one. */
+static bool crc_agrees(meta_in *in) {
+    MDB_val k = {3, (void *)(uintptr_t) "crc"}, v;
+    if (mdb_get(in->txn, in->segment->meta, &k, &v) != 0)
+        return meta_u32(in, "format") == 1;
+    return v.mv_size == 4 && ss_get_u32(v.mv_data) == meta_crc(in);
+}
+
 static bool set_text(ss_buf *buf, ss_bytes text) {
     ss_buf_clear(buf);
     ss_buf_put(buf, text.ptr, text.len);
@@ -274,6 +310,8 @@ ss_status ss_meta_read(ss_segment *segment, MDB_txn *txn, ss_meta *ret, ss_error
     ss_bytes identity = meta_get(&in, "identity", 0), position = meta_get(&in, "position", 0);
     if (in.missing == NULL && (first != segment->first || state > SEGMENT_SEALED))
         in.missing = first != segment->first ? "first" : "state";
+    if (in.missing == NULL && !crc_agrees(&in))
+        in.missing = "crc";
     if (in.missing != NULL)
         return ss_fail(reterr, SS_STOP, SS_SPOOL_DAMAGED,
                        "%s is damaged: meta `%s` is missing or wrong; run `sidespool spool verify`", segment->path,
@@ -296,7 +334,7 @@ ss_status ss_segment_set_state(ss_segment *segment, uint32_t state, ss_error *re
     if (rc == 0) {
         rc = ss_meta_put_u32(segment, txn, "state", state);
         if (rc == 0)
-            rc = mdb_txn_commit(txn);
+            rc = ss_meta_commit(segment, txn);
         else
             mdb_txn_abort(txn);
     }

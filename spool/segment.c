@@ -281,7 +281,7 @@ static ss_status make_file(const char *temporary, const ss_meta *meta, uint64_t 
     int rc = status == SS_OK ? mdb_txn_begin(segment->env, NULL, 0, &txn) : 0;
     if (status == SS_OK && rc == 0) {
         const ss_buf *identity = &meta->identity, *position = &meta->position;
-        rc = ss_meta_put_u32(segment, txn, "format", SPOOL_FORMAT);
+        rc = ss_meta_put_u32(segment, txn, "format", SPOOL_META_FORMAT);
         rc = rc ? rc : ss_meta_put_u32(segment, txn, "min_reader", SPOOL_FORMAT);
         rc = rc ? rc : ss_meta_put(segment, txn, "spool_id", ss_bytes_str(meta->spool_id));
         rc = rc ? rc : ss_meta_put_u64(segment, txn, "epoch", meta->epoch);
@@ -294,7 +294,7 @@ static ss_status make_file(const char *temporary, const ss_meta *meta, uint64_t 
         if (rc != 0)
             mdb_txn_abort(txn);
         else
-            rc = mdb_txn_commit(txn);
+            rc = ss_meta_commit(segment, txn);
     }
     if (rc != 0)
         status = ss_segment_fail(rc, temporary, "create", reterr);

@@ -17,7 +17,8 @@
 #include <sys/types.h>
 #include <zstd.h>
 
-#define SPOOL_FORMAT 1u
+#define SPOOL_FORMAT 1u      /* of frames, and what a reader must know */
+#define SPOOL_META_FORMAT 2u /* 2: meta has a checksum */
 #define SPOOL_PENDING_BYTES ((size_t)8 << 20)
 #define SPOOL_FRAME_BYTES ((size_t)256 << 10)
 #define SPOOL_SEGMENT_BYTES ((uint64_t)256 << 20)
@@ -106,6 +107,8 @@ SS_MUST ss_status ss_meta_read(ss_segment *segment, MDB_txn *txn, ss_meta *ret, 
 int ss_meta_put_u64(ss_segment *segment, MDB_txn *txn, const char *key, uint64_t value);
 int ss_meta_put_u32(ss_segment *segment, MDB_txn *txn, const char *key, uint32_t value);
 int ss_meta_put(ss_segment *segment, MDB_txn *txn, const char *key, ss_bytes value);
+/* Ends every transaction that has put something: with meta's checksum. Takes txn, also when it fails. */
+int ss_meta_commit(ss_segment *segment, MDB_txn *txn);
 /* An LMDB or system error code as a status: no room SS_BUSY, I/O and passing trouble SS_RETRY, damage SS_STOP. */
 SS_MUST ss_status ss_segment_fail(int rc, const char *path, const char *doing, ss_error *reterr);
 /* In one write transaction: state (and the file's mode when sealed). */
