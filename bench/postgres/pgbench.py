@@ -19,9 +19,9 @@ def backlog(bench):
     return made
 
 
-def pgbench(world, *words, options=""):
-    """By TCP or socket as the world's DSN says; what it prints is shown only when it fails."""
-    argv = [Backlog.pg_bin() / "pgbench", *words, world.source.dsn(world.db) + (f" options='{options}'" if options else "")]
+def pgbench(world, *words, options="", server=None):
+    """On the source, or another server of that world; what it prints is shown only when it fails."""
+    argv = [Backlog.pg_bin() / "pgbench", *words, (server or world.source).dsn(world.db) + (f" options='{options}'" if options else "")]
     done = subprocess.run(list(map(str, argv)), capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(map(str, argv))}\n{done.stdout}{done.stderr}")
