@@ -395,6 +395,14 @@ uint64_t ss_schema_seal(Sidespool__Schema *schema, ss_buf *out) {
     return schema->id;
 }
 
+bool ss_schema_is(ss_bytes packed, uint64_t id) {
+    uint64_t says;
+    if (packed.len < SCHEMA_HEAD || packed.ptr[0] != TAG(1, WIRE_FIXED64))
+        return false;
+    memcpy(&says, packed.ptr + 1, sizeof(says));
+    return le64toh(says) == id && schema_hash(packed.ptr + SCHEMA_HEAD, packed.len - SCHEMA_HEAD) == id;
+}
+
 ss_status ss_schema_get(ss_bytes bytes, ss_arena *arena, const char *place, Sidespool__Schema **ret,
                         ss_error *reterr) {
     Sidespool__Schema *schema =
@@ -405,9 +413,7 @@ ss_status ss_schema_get(ss_bytes bytes, ss_arena *arena, const char *place, Side
     ss_status status = check_message(&schema->base, place, reterr);
     if (status != SS_OK)
         return status;
-    /* Schemas stand outside the frames' checksums: their id is what shows damage. */
-    if (bytes.len < SCHEMA_HEAD || bytes.ptr[0] != TAG(1, WIRE_FIXED64) ||
-        schema_hash(bytes.ptr + SCHEMA_HEAD, bytes.len - SCHEMA_HEAD) != schema->id)
+    if (!ss_schema_is(bytes, schema->id))
         return ss_fail(reterr, SS_STOP, "SS-REC-0008",
                        "%s: the schema %016llx does not have the content of that id; the spool is "
                        "damaged here",

@@ -5,6 +5,8 @@
  * A read transaction lives only while a frame or the meta is copied: a slow reader holds no page of the writer's. */
 #include "spool/spool_internal.h"
 
+#include "sidespool/record.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -390,6 +392,10 @@ ss_status ss_reader_schema(ss_reader *reader, uint64_t schema_id, ss_bytes *ret_
         return ss_segment_fail(rc, reader->current.segment->path, "read", reterr);
     if (entry == NULL)
         return ss_fail(reterr, SS_RETRY, SS_SPOOL_MEMORY, "out of memory for a schema of %s", reader->dir);
+    if (!ss_schema_is(entry->packed, schema_id))
+        return ss_fail(reterr, SS_STOP, SS_SPOOL_DAMAGED,
+                       "%s is damaged: its schema %016llx does not have the content of that id; run `sidespool spool verify`",
+                       reader->current.segment->path, (unsigned long long)schema_id);
     *ret_packed = entry->packed;
     return SS_OK;
 }

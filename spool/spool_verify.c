@@ -40,14 +40,20 @@ static ss_status check_schema(check *c, uint64_t id, uint64_t sequence, ss_error
     uint8_t bytes[8];
     ss_put_key(bytes, id);
     MDB_val key = {sizeof(bytes), bytes}, value;
+    bool good = false;
     int rc = mdb_txn_renew(c->txn);
     if (rc == 0) {
         rc = mdb_get(c->txn, c->segment->schemas, &key, &value);
+        if (rc == 0)
+            good = ss_schema_is(ss_bytes_of(value.mv_data, value.mv_size), id);
         mdb_txn_reset(c->txn);
     }
     if (rc == MDB_NOTFOUND)
         return ss_fail(reterr, SS_STOP, SS_SPOOL_SCHEMA, "%s lacks schema %016" PRIx64 ", which record %" PRIu64 " uses",
                        c->path, id, sequence);
+    if (rc == 0 && !good)
+        return ss_fail(reterr, SS_STOP, SS_SPOOL_DAMAGED, "%s is damaged: its schema %016" PRIx64 " does not have the content of that id",
+                       c->path, id);
     return rc == 0 ? SS_OK : ss_segment_fail(rc, c->path, "read", reterr);
 }
 

@@ -46,6 +46,8 @@ SS_MUST ss_status ss_record_change(const Sidespool__Change *message, ss_arena *a
 
 /* Schemas. The id is XXH3-64 of the packed message with id = 0, so equal schemas have equal ids on every restart. */
 uint64_t ss_schema_seal(Sidespool__Schema *schema, ss_buf *out); /* sets id, appends the packed message to out */
+/* Schemas stand outside the frames' checksums: their id is what shows damage. */
+bool ss_schema_is(ss_bytes packed, uint64_t id);
 SS_MUST ss_status ss_schema_get(ss_bytes bytes, ss_arena *arena, const char *place, Sidespool__Schema **ret,
                                 ss_error *reterr);
 

@@ -1,5 +1,6 @@
 /* needs: spool */
 /* The spool's main way: append, commit, read, roll, recover, rewind, trim, quota, consumers. */
+#include "sidespool/record.h"
 #include "spool_testing.h"
 
 static void appends_and_reads(void **state) {
@@ -125,17 +126,26 @@ static void holds_records_larger_than_a_segment(void **state) {
     test_spool_end(&t);
 }
 
+static uint64_t sealed(const char *name, ss_buf *out) {
+    Sidespool__Schema schema = SIDESPOOL__SCHEMA__INIT;
+    schema.ns = schema.name = (char *)(uintptr_t)name;
+    ss_buf_init(out);
+    return ss_schema_seal(&schema, out);
+}
+
 static void keeps_a_schema_in_every_segment_that_uses_it(void **state) {
     (void)state;
     test_spool t = test_spool_begin(&(ss_spool_options){.segment_size = 1 << 20});
-    must(ss_log_put_schema(t.log, 7, ss_bytes_str("seven"), &t.err), &t);
-    must(ss_log_put_schema(t.log, 8, ss_bytes_str("eight"), &t.err), &t);
+    ss_buf seven, eight;
+    uint64_t id7 = sealed("seven", &seven), id8 = sealed("eight", &eight);
+    must(ss_log_put_schema(t.log, id7, ss_bytes_of(seven.ptr, seven.len), &t.err), &t);
+    must(ss_log_put_schema(t.log, id8, ss_bytes_of(eight.ptr, eight.len), &t.err), &t);
     uint8_t record[4000];
     for (uint64_t n = 1; n <= 2000; n++) {
         fill_random(record, sizeof(record), n);
         if (n % 500 == 0)
-            must(ss_log_use_schema(t.log, 8, &t.err), &t);
-        must(ss_log_append(t.log, ss_bytes_of(record, sizeof(record)), 7, NULL, &t.err), &t);
+            must(ss_log_use_schema(t.log, id8, &t.err), &t);
+        must(ss_log_append(t.log, ss_bytes_of(record, sizeof(record)), id7, NULL, &t.err), &t);
     }
     assert_int_equal(ss_log_append(t.log, ss_bytes_str("x"), 9, NULL, &t.err), SS_STOP);
     assert_string_equal(t.err.code, SS_SPOOL_SCHEMA);
@@ -146,16 +156,18 @@ static void keeps_a_schema_in_every_segment_that_uses_it(void **state) {
     for (uint64_t n = 1; n <= 2000; n++) {
         ss_bytes schema;
         expect_random(reader, n, sizeof(record));
-        must(ss_reader_schema(reader, 7, &schema, &t.err), &t);
-        assert_true(ss_bytes_eq(schema, ss_bytes_str("seven")));
+        must(ss_reader_schema(reader, id7, &schema, &t.err), &t);
+        assert_true(ss_bytes_eq(schema, ss_bytes_of(seven.ptr, seven.len)));
         if (n % 500 == 0) {
-            must(ss_reader_schema(reader, 8, &schema, &t.err), &t);
-            assert_true(ss_bytes_eq(schema, ss_bytes_str("eight")));
+            must(ss_reader_schema(reader, id8, &schema, &t.err), &t);
+            assert_true(ss_bytes_eq(schema, ss_bytes_of(eight.ptr, eight.len)));
         }
     }
     ss_bytes none;
     assert_int_equal(ss_reader_schema(reader, 99, &none, &t.err), SS_STOP);
     ss_reader_close(reader);
+    ss_buf_done(&seven);
+    ss_buf_done(&eight);
     test_spool_end(&t);
 }
 
