@@ -264,8 +264,6 @@ ss_status ss_route_schema_get(ss_route *r, ss_reader *reader, uint64_t id, ss_ro
     st = ss_schema_get(packed, r->schema_arena, r->conf->source, &schema, reterr);
     if (st != SS_OK)
         return st;
-    if (schema->id != id)
-        return ss_fail(reterr, SS_STOP, "SS-REC-0008", "source %s: under the id %016llx stands another schema; the spool is damaged here, run sidespool spool verify", r->conf->source, (unsigned long long)id);
     ss_route_table *t = ss_route_table_find(r, schema->ns, schema->name);
     *found = (ss_route_schema){.id = id, .schema = schema, .table = t ? (size_t)(t - r->tables) : SIZE_MAX};
     r->schema_count++;
