@@ -2,8 +2,11 @@
  * block put in by name. */
 #include "agents/agent.h"
 
+#include "sidespool/text.h"
+
 #include <errno.h>
 #include <fcntl.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
@@ -13,15 +16,17 @@
 
 #define AT(field) .offset = offsetof(ss_agent_settings, field)
 
+#define TABLES_AT(field) offsetof(ss_agent_settings, tables.field) - offsetof(ss_agent_settings, tables)
 static const ss_option tables_options[] = {
     {.key = "include",
      .type = SS_OPT_STRINGS,
-     .offset = 0,
+     .offset = TABLES_AT(include),
+     .place_offset = TABLES_AT(include_place),
      .help = "Patterns of the tables to capture, \"schema.table\", `*` for any run of characters; "
              "none: all tables."},
     {.key = "exclude",
      .type = SS_OPT_STRINGS,
-     .offset = sizeof(ss_strings),
+     .offset = TABLES_AT(exclude),
      .help = "Patterns of tables that are not captured, even when included."},
     {0},
 };
@@ -39,6 +44,7 @@ static const ss_option spool_options[] = {
      .type = SS_OPT_SIZE,
      SPOOL_AT(max_size),
      .deflt = "64GiB",
+     .min = 4 << 20,
      .help = "What both logs of this source may take on disk; when it is reached, capture waits "
              "and the source keeps its own log.",
      .place_offset =
@@ -52,6 +58,8 @@ static const ss_option spool_options[] = {
      .type = SS_OPT_SIZE,
      SPOOL_AT(segment_size),
      .deflt = "256MiB",
+     .min = 1 << 20,
+     .max = INT64_C(64) << 30,
      .help = "Size of one file of a log; old data goes a file at a time. At least 1MiB, at most a "
              "quarter of max_size, which also lowers the default.",
      .place_offset =
@@ -75,7 +83,7 @@ static const ss_option agent_options[] = {
      .type = SS_OPT_STRING,
      AT(source),
      .required = true,
-     .help = "Unique name of this source: 1 to 63 of a-z, 0-9, _ and -.",
+     .help = "Unique name of this source: 1 to 63 of a-z, 0-9, _ and -, not beginning with -.",
      .place_offset = offsetof(ss_agent_settings, source_place)},
     {.key = "tables",
      .type = SS_OPT_BLOCK,
@@ -98,6 +106,7 @@ static const ss_option agent_options[] = {
      .type = SS_OPT_SIZE,
      AT(max_message),
      .deflt = "1GiB",
+     .min = 1 << 20,
      .help = "A larger single message of the source (a row) stops capture with its place."},
     {.key = "copy",
      .type = SS_OPT_BLOCK,
@@ -150,69 +159,105 @@ static void fill_table(ss_option *table, const ss_source_ops *ops) {
     table[AGENT_OPTIONS + 1] = (ss_option){0};
 }
 
-static bool source_name_ok(const char *name) {
-    size_t len = strlen(name);
-
-    if (len < 1 || len > 63)
-        return false;
-    return strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_-") == len;
+static ss_status wrong(ss_error *reterr, const ss_agent_config *config, ss_place place, const char *fmt, ...) SS_PRINTF(4, 5);
+static ss_status wrong(ss_error *reterr, const ss_agent_config *config, ss_place place, const char *fmt, ...) {
+    char text[SS_ERROR_TEXT];
+    va_list list;
+    va_start(list, fmt);
+    vsnprintf(text, sizeof text, fmt, list);
+    va_end(list);
+    return ss_fail(reterr, SS_STOP, "SS-AGENT-0020", "%s: %s", ss_config_place(config->file, place), text);
 }
 
+/* Names are "schema.table": without a dot or a * a pattern matches nothing, whatever the source holds. */
 static ss_status validate_patterns(const ss_agent_config *config, const ss_strings *patterns,
                                    const char *key, ss_error *reterr) {
-    for (size_t i = 0; i < patterns->count; i++)
-        if (patterns->items[i][0] == '\0' || strlen(patterns->items[i]) > 256)
-            return ss_fail(reterr, SS_STOP, "SS-AGENT-0020",
-                           "%s: tables.%s has an empty or overlong pattern; write \"schema.table\"",
-                           config->settings->source, key);
+    for (size_t i = 0; i < patterns->count; i++) {
+        const char *pattern = patterns->items[i];
+        if (*pattern == '\0')
+            return wrong(reterr, config, patterns->places[i],
+                         "`tables.%s[%zu]` is empty; write \"schema.table\", with * for any run of characters", key, i);
+        if (strlen(pattern) > 256)
+            return wrong(reterr, config, patterns->places[i],
+                         "`tables.%s[%zu]` has %zu bytes, which no table's name has; write \"schema.table\", with * for any "
+                         "run of characters",
+                         key, i, strlen(pattern));
+        if (strpbrk(pattern, ".*") == NULL)
+            return wrong(reterr, config, patterns->places[i],
+                         "`tables.%s[%zu]` is \"%s\", which matches no table; write it with its schema, such as "
+                         "\"public.%s\"",
+                         key, i, SS_SHOWN(pattern), SS_SHOWN(pattern));
+    }
     return SS_OK;
 }
 
-#define SEGMENT_LEAST ((uint64_t)1 << 20)
+static ss_status validate_tables(const ss_agent_config *config, ss_error *reterr) {
+    const ss_agent_settings *settings = config->settings;
+
+    if (settings->tables.include.count == 0 && settings->tables.include_place.line != 0)
+        return wrong(reterr, config, settings->tables.include_place,
+                     "`tables.include` is an empty list; name patterns in it, or remove the key to capture all tables");
+    ss_status status = validate_patterns(config, &settings->tables.include, "include", reterr);
+    return status == SS_OK ? validate_patterns(config, &settings->tables.exclude, "exclude", reterr) : status;
+}
 
 /* Only a key that was written can be wrong: a default gives way. */
 static ss_status validate_sizes(const ss_agent_config *config, ss_error *reterr) {
     ss_agent_settings *settings = config->settings;
     uint64_t most = settings->spool.max_size / 4;
+    char size[3][32];
 
-    if (most < SEGMENT_LEAST)
-        return ss_fail(reterr, SS_STOP, "SS-AGENT-0020",
-                       "%s: spool.max_size is %llu bytes, and at least 4MiB are needed",
-                       ss_config_place(config->file, settings->spool.max_place),
-                       (unsigned long long)settings->spool.max_size);
     if (settings->spool.segment_place.line == 0 && settings->spool.segment_size > most)
         settings->spool.segment_size = most;
-    if (settings->spool.segment_size >= SEGMENT_LEAST && settings->spool.segment_size <= most)
+    if (settings->spool.segment_size <= most)
         return SS_OK;
-    return ss_fail(reterr, SS_STOP, "SS-AGENT-0020",
-                   "%s: spool.segment_size is %llu bytes; at least 1MiB and at most a quarter of "
-                   "spool.max_size (%llu bytes%s) are allowed: %llu",
-                   ss_config_place(config->file, settings->spool.segment_place),
-                   (unsigned long long)settings->spool.segment_size,
-                   (unsigned long long)settings->spool.max_size,
-                   settings->spool.max_place.line == 0 ? ", the default" : "",
-                   (unsigned long long)most);
+    return wrong(reterr, config, settings->spool.segment_place,
+                 "`spool.segment_size` is %s, more than a quarter of `spool.max_size` (%s%s); at most %s is allowed",
+                 ss_size_text(settings->spool.segment_size, size[0]), ss_size_text(settings->spool.max_size, size[1]),
+                 settings->spool.max_place.line == 0 ? " by default" : "", ss_size_text(most, size[2]));
+}
+
+/* A socket's path has 107 bytes, and ours stands in the source's folder. */
+#define SOCKET_NAME "agent.sock"
+#define SOCKET_PATH_MOST 107
+
+static ss_status validate_spool(const ss_agent_config *config, ss_error *reterr) {
+    const ss_agent_settings *settings = config->settings;
+    size_t len = strlen(settings->spool.path) + strlen(settings->source) + strlen("//" SOCKET_NAME);
+    ss_place place = settings->spool.place.line != 0 ? settings->spool.place : settings->source_place;
+
+    if (settings->spool.path[0] != '/')
+        return wrong(reterr, config, place, "`spool.path` is \"%s\", which is not absolute; begin it with /", SS_SHOWN(settings->spool.path));
+    if (len > SOCKET_PATH_MOST)
+        return wrong(reterr, config, place,
+                     "`spool.path` is too long: the agent's socket SPOOL/%.63s/" SOCKET_NAME
+                     " would have %zu bytes, and a socket's path may have %d; choose a path of at most %zu bytes",
+                     settings->source, len, SOCKET_PATH_MOST,
+                     strlen(settings->spool.path) - (len - SOCKET_PATH_MOST));
+    return SS_OK;
 }
 
 static ss_status validate(const ss_agent_config *config, ss_error *reterr) {
     const ss_agent_settings *settings = config->settings;
 
-    if (!source_name_ok(settings->source))
-        return ss_fail(reterr, SS_STOP, "SS-AGENT-0020",
-                       "%s: source \"%s\" is not a name: use 1 to 63 of a-z, 0-9, _ and -",
-                       ss_config_place(config->file, settings->source_place), settings->source);
-    if (settings->spool.path[0] != '/')
-        return ss_fail(reterr, SS_STOP, "SS-AGENT-0020",
-                       "%s: spool.path \"%s\" is not absolute; begin it with /",
-                       ss_config_place(config->file, settings->spool.place), settings->spool.path);
-    ss_status sizes = validate_sizes(config, reterr);
-    if (sizes != SS_OK)
-        return sizes;
-    if (settings->max_message < (1u << 20))
-        return ss_fail(reterr, SS_STOP, "SS-AGENT-0020", "max_message must be at least 1MiB");
-    ss_status status = validate_patterns(config, &settings->tables.include, "include", reterr);
+    if (!ss_source_name_good(settings->source))
+        return wrong(reterr, config, settings->source_place,
+                     "`source` is \"%s\", which cannot be a name; use 1 to 63 of a-z, 0-9, _ and -, not beginning with -",
+                     SS_SHOWN(settings->source));
+    ss_status status = validate_spool(config, reterr);
     if (status == SS_OK)
-        status = validate_patterns(config, &settings->tables.exclude, "exclude", reterr);
+        status = validate_sizes(config, reterr);
+    return status == SS_OK ? validate_tables(config, reterr) : status;
+}
+
+/* What only the engine can judge. A value by default has no place of its own: then the name that it was made of is at fault. */
+static ss_status validate_engine(const ss_agent_config *config, const ss_source_ops *ops, ss_error *reterr) {
+    ss_place place = {0};
+    ss_status status = ops->configured != NULL ? ops->configured(&config->env, &place, reterr) : SS_OK;
+
+    if (status != SS_OK)
+        ss_error_prefix(reterr, "%s",
+                        ss_config_place(config->file, place.line != 0 ? place : config->settings->source_place));
     return status;
 }
 
@@ -223,17 +268,11 @@ ss_status ss_agent_config_load(const char *path, const ss_source_ops *ops, ss_ag
         config->settings = calloc(1, engine_offset() + ops->options_size);
     if (config == NULL || config->settings == NULL) {
         ss_agent_config_free(config);
-        return ss_fail(reterr, SS_STOP, "SS-SYS-0001", "out of memory");
+        return ss_fail(reterr, SS_RETRY, "SS-SYS-0001", "out of memory");
     }
     ss_agent_settings *settings = config->settings;
     fill_table(config->table, ops);
     ss_status status = ss_config_load(path, config->table, settings, &config->file, reterr);
-    if (status == SS_OK)
-        status = validate(config, reterr);
-    if (status != SS_OK) {
-        ss_agent_config_free(config);
-        return status;
-    }
     config->env = (ss_source_env){
         .name = settings->source,
         .options = (const char *)settings + engine_offset(),
@@ -243,14 +282,23 @@ ss_status ss_agent_config_load(const char *path, const ss_source_ops *ops, ss_ag
         .spool_max_size = settings->spool.max_size,
         .max_message = settings->max_message,
     };
+    if (status == SS_OK)
+        status = validate(config, reterr);
+    if (status == SS_OK)
+        status = validate_engine(config, ops, reterr);
+    if (status != SS_OK) {
+        ss_agent_config_free(config);
+        return status;
+    }
     int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     config->env.stop_fd = fd < 0 ? 0 : fcntl(fd, F_DUPFD_CLOEXEC, 3); /* 0 would mean none */
     if (fd >= 0)
         close(fd);
     if (config->env.stop_fd <= 0) {
+        status = ss_fail_sys(reterr, SS_RETRY, "SS-AGENT-0001", errno, "cannot make an eventfd");
         config->env.stop_fd = 0;
         ss_agent_config_free(config);
-        return ss_fail_sys(reterr, SS_STOP, "SS-AGENT-0001", errno, "cannot make an eventfd");
+        return status;
     }
     *ret = config;
     return SS_OK;
@@ -293,7 +341,7 @@ ss_status ss_agent_options_print(const ss_source_ops *ops, bool markdown, ss_buf
         ss_option_print_markdown(table, title, out);
     else
         ss_option_print_help(table, out);
-    return out->bad ? ss_fail(reterr, SS_STOP, "SS-SYS-0001", "out of memory") : SS_OK;
+    return out->bad ? ss_fail(reterr, SS_RETRY, "SS-SYS-0001", "out of memory") : SS_OK;
 }
 
 /* ---- --check
@@ -332,14 +380,10 @@ static void existing_parent(char *path) {
 }
 
 static void check_spool(const ss_agent_settings *settings, check_result *check) {
-    char path[4096], socket_path[4096], found[512];
+    char path[4096], found[512];
     struct statvfs fs;
 
     snprintf(path, sizeof path, "%s/%s", settings->spool.path, settings->source);
-    int len = snprintf(socket_path, sizeof socket_path, "%s/agent.sock", path);
-    snprintf(found, sizeof found, "%d bytes, at most 107", len);
-    check_line(check, len <= 107, "path of agent.sock", found,
-               len <= 107 ? "" : "choose a shorter spool.path or source name");
     struct stat st;
     bool there = stat(settings->spool.path, &st) == 0;
     existing_parent(path);

@@ -17,6 +17,7 @@ typedef struct {
     ss_place source_place;
     struct {
         ss_strings include, exclude;
+        ss_place include_place; /* line 0: the key was not written */
     } tables;
     struct {
         const char *path;

@@ -7,11 +7,12 @@
 #include "agents/copy.h"
 #include "agents/pipeline.h"
 #include "agents/requests.h"
+#include "sidespool/args.h"
 #include "sidespool/daemon.h"
 #include "sidespool/log.h"
 #include "sidespool/spool.h"
+#include "sidespool/text.h"
 
-#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -81,45 +82,51 @@ static int print_markdown(void) {
     return status == SS_OK && fflush(stdout) == 0 ? SS_EXIT_DONE : SS_EXIT_IO;
 }
 
+static int misuse(const char *sentence) {
+    fprintf(stderr, "sidespool-%s: %s\nTry: sidespool-%s --help\n", ops->name, sentence, ops->name);
+    return SS_EXIT_USAGE;
+}
+
+enum { OPT_CONFIG = 1, OPT_CHECK, OPT_HELP, OPT_VERSION, OPT_MARKDOWN };
+
+static const ss_arg_option options[] = {
+    {"--config", OPT_CONFIG, true, false}, {"--check", OPT_CHECK, false, false},
+    {"--help", OPT_HELP, false, false},    {"-h", OPT_HELP, false, true},
+    {"--version", OPT_VERSION, false, false}, {"--help-markdown", OPT_MARKDOWN, false, true},
+    {NULL, 0, false, false},
+};
+
 /* -1: go on; else the exit code. */
 static int parse_arguments(int argc, char **argv, agent_arguments *ret) {
-    enum { OPT_MARKDOWN = 256 };
-    static const struct option options[] = {
-        {"config", required_argument, NULL, 'c'},
-        {"check", no_argument, NULL, 'k'},
-        {"help", no_argument, NULL, 'h'},
-        {"version", no_argument, NULL, 'v'},
-        {"help-markdown", no_argument, NULL, OPT_MARKDOWN},
-        {NULL, 0, NULL, 0},
-    };
-    int c;
+    ss_args line;
+    int got;
+    char sentence[200];
 
-    while ((c = getopt_long(argc, argv, "c:h", options, NULL)) != -1) {
-        switch (c) {
-        case 'c':
-            ret->config = optarg;
+    ss_args_init(&line, argc, argv, 1, options);
+    while ((got = ss_args_next(&line)) != SS_ARG_END) {
+        switch (got) {
+        case OPT_CONFIG:
+            ret->config = line.value;
             break;
-        case 'k':
+        case OPT_CHECK:
             ret->check = true;
             break;
-        case 'h':
+        case OPT_HELP:
             return usage(stdout, SS_EXIT_DONE);
-        case 'v':
+        case OPT_VERSION:
             printf("sidespool-%s %s\n", ops->name, SS_VERSION);
             return SS_EXIT_DONE;
         case OPT_MARKDOWN:
             return print_markdown();
+        case SS_ARG_WORD:
+            snprintf(sentence, sizeof sentence, "\"%s\" is one word too many; the file is named by --config FILE.",
+                     SS_SHOWN(line.value));
+            return misuse(sentence);
         default:
-            return SS_EXIT_USAGE;
+            return misuse(line.problem);
         }
     }
-    if (optind < argc || ret->config == NULL) {
-        fprintf(stderr,
-                "sidespool-%s: --config FILE is needed, and nothing else; --help tells more\n",
-                ops->name);
-        return SS_EXIT_USAGE;
-    }
-    return -1;
+    return ret->config != NULL ? -1 : misuse("--config FILE is missing, which names the agent's file.");
 }
 
 /* ---- what the loop does
@@ -207,7 +214,7 @@ static ss_status make_parts(agent_process *agent, ss_error *reterr) {
 static ss_status make_loop(agent_process *agent, ss_error *reterr) {
     agent->base = event_base_new();
     if (agent->base == NULL)
-        return ss_fail(reterr, SS_STOP, "SS-SYS-0002", "cannot make the event loop");
+        return ss_fail(reterr, SS_RETRY, "SS-SYS-0002", "cannot make the event loop");
     return ss_daemon_new(agent->base, on_stop, on_alive, agent, &agent->daemon, reterr);
 }
 
@@ -219,7 +226,7 @@ static ss_status make_events(agent_process *agent, ss_error *reterr) {
     agent->tick_event = event_new(agent->base, -1, EV_PERSIST, on_tick, agent);
     if (agent->wake_event == NULL || agent->tick_event == NULL ||
         event_add(agent->wake_event, NULL) != 0 || event_add(agent->tick_event, &second) != 0)
-        return ss_fail(reterr, SS_STOP, "SS-SYS-0002", "cannot add events to the loop");
+        return ss_fail(reterr, SS_RETRY, "SS-SYS-0002", "cannot add events to the loop");
     return SS_OK;
 }
 
@@ -232,7 +239,7 @@ static ss_status run(agent_process *agent, ss_error *reterr) {
     SS_LOG(SS_INFO, "started", SS_S("version", SS_VERSION),
            SS_S("spool", ss_spool_dir(agent->spool)));
     if (event_base_dispatch(agent->base) < 0)
-        return ss_fail(reterr, SS_STOP, "SS-SYS-0002", "the event loop ended by itself");
+        return ss_fail(reterr, SS_RETRY, "SS-SYS-0002", "the event loop ended by itself");
     ss_daemon_stopping(agent->daemon);
     return SS_OK;
 }
@@ -280,15 +287,17 @@ int main(int argc, char **argv) {
     int code = parse_arguments(argc, argv, &arguments);
     if (code >= 0)
         return code;
-    ss_status status = ss_daemon_process(&err);
-    if (status == SS_OK)
-        status = ss_agent_config_load(arguments.config, ops, &agent.config, &err);
+    if (ss_daemon_process(&err) != SS_OK) {
+        ss_log_error(SS_ERROR, "not_started", &err);
+        return SS_EXIT_IO;
+    }
+    ss_status status = ss_agent_config_load(arguments.config, ops, &agent.config, &err);
     if (status != SS_OK) {
         if (arguments.check)
             printf("FAIL  configuration: %s (%s)\n", err.text, err.code != NULL ? err.code : "");
         else
             ss_log_error(SS_ERROR, "configuration_refused", &err);
-        return SS_EXIT_CONFIG;
+        return ss_exit_of_start(status);
     }
     if (arguments.check) {
         code = ss_agent_check(agent.config, ops);

@@ -3,6 +3,8 @@
  * {flag, options} for each engine. */
 #include "applier/applier_config.h"
 
+#include "sidespool/text.h"
+
 #include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +15,7 @@ enum { TARGETS_MOST = 8 };
 
 struct file_spool {
     const char *path;
+    ss_place place;
     uint64_t max_size, retain_ms;
 };
 
@@ -51,6 +54,7 @@ static const ss_option spool_options[] = {
     {.key = "path",
      .type = SS_OPT_STRING,
      .offset = offsetof(struct file_spool, path),
+     .place_offset = offsetof(struct file_spool, place),
      .deflt = "/var/lib/sidespool/spool",
      .help = "Directory that holds one directory for each source; the agents of this host write "
              "there."},
@@ -194,15 +198,11 @@ static bool name_is_good(const char *name) {
     return true;
 }
 
-static ss_status check_name(const ss_applier_config *config, ss_place place, const char *key,
-                            const char *name, ss_error *reterr) {
-    if (name_is_good(name))
-        return SS_OK;
-    return ss_fail(reterr, SS_STOP, "SS-APP-0001",
-                   "%s: %s: \"%.80s\" cannot be a name: use letters, digits, '_', '-' and '.', at "
-                   "most %d of them, not "
-                   "beginning with '.' or '-'.",
-                   ss_config_place(config->config, place), key, name, SS_NAME_MAX);
+/* "routes[1].name": which route is told by its place in the list, its name may be what is wrong. */
+static ss_status wrong_name(const ss_applier_config *config, ss_place place, size_t i, const char *key,
+                            const char *name, const char *rule, ss_error *reterr) {
+    return ss_fail(reterr, SS_STOP, "SS-APP-0001", "%s: `routes[%zu].%s` is \"%s\", which cannot be a name; use %s",
+                   ss_config_place(config->config, place), i, key, SS_SHOWN(name), rule);
 }
 
 /* Options that say which database is meant. Two blocks that agree in all of them write to one
@@ -249,26 +249,24 @@ static ss_status check_pairs(const ss_applier_config *config, ss_error *reterr) 
         const ss_route_config *b = &config->routes[i];
         for (size_t k = 0; k < i; k++) {
             const ss_route_config *a = &config->routes[k];
-            char first[256];
-            (void)snprintf(first, sizeof(first), "%s", ss_config_place(config->config, a->place));
             if (strcmp(a->name, b->name) == 0)
                 return ss_fail(reterr, SS_STOP, "SS-APP-0002",
-                               "%s: a second route is called \"%s\" (the first: %s): give one of "
-                               "them another name.",
-                               ss_config_place(config->config, b->place), b->name, first);
+                               "%s: a second route is called \"%s\", as the one at line %d; give one of "
+                               "them another `name`",
+                               ss_config_place(config->config, b->place), b->name, a->place.line);
             if (strcmp(a->source, b->source) == 0 && same_target(a, b))
                 return ss_fail(reterr, SS_STOP, "SS-APP-0003",
-                               "%s: route \"%s\" writes the tables of source \"%s\" to the same "
-                               "target as route \"%s\" "
-                               "(%s): remove one of them, or point it at another database.",
+                               "%s: route \"%s\" would write the tables of source \"%s\" to the same "
+                               "target as route \"%s\" at line %d; remove one of them, or point it at another "
+                               "database",
                                ss_config_place(config->config, b->place), b->name, b->source,
-                               a->name, first);
+                               a->name, a->place.line);
         }
     }
     return SS_OK;
 }
 
-static ss_status take_target(const ss_applier_config *config, const struct table *table,
+static ss_status take_target(const ss_applier_config *config, const struct table *table, size_t index,
                              const char *element, ss_route_config *out, ss_error *reterr) {
     const struct file_route *file = (const void *)element;
     size_t found = 0;
@@ -280,23 +278,23 @@ static ss_status take_target(const ss_applier_config *config, const struct table
         out->target = ss_target_table[i];
         out->target_options = slot + SLOT_HEAD;
     }
-    if (found == 1) {
-        ss_status status = out->target->configured != NULL
-                               ? out->target->configured(out->target_options, reterr)
-                               : SS_OK;
-        if (status != SS_OK)
-            ss_error_prefix(reterr, "%s: target",
-                            ss_config_place(config->config, file->target_place));
-        return status;
-    }
-    return ss_fail(reterr, SS_STOP, "SS-APP-0004",
-                   "%s: target: %s: a route writes to exactly one database, such as target: "
-                   "{postgres: {dsn: …}}.",
-                   ss_config_place(config->config, file->target_place),
-                   found == 0 ? "names no engine" : "names more than one engine");
+    if (found != 1)
+        return ss_fail(reterr, SS_STOP, "SS-APP-0004",
+                       "%s: `routes[%zu].target` names %s; a route writes to exactly one database, such as "
+                       "target: {postgres: {dsn: …}}",
+                       ss_config_place(config->config, file->target_place), index,
+                       found == 0 ? "no engine" : "more than one engine");
+    ss_place place = {0};
+    ss_status status = out->target->configured != NULL
+                           ? out->target->configured(out->target_options, &place, reterr)
+                           : SS_OK;
+    if (status != SS_OK)
+        ss_error_prefix(reterr, "%s: route \"%s\"",
+                        ss_config_place(config->config, place.line != 0 ? place : file->target_place), out->name);
+    return status;
 }
 
-static ss_status take_route(const ss_applier_config *config, const struct table *table,
+static ss_status take_route(const ss_applier_config *config, const struct table *table, size_t index,
                             const char *element, ss_route_config *out, ss_error *reterr) {
     const struct file_route *file = (const void *)element;
     out->source = file->source;
@@ -304,42 +302,59 @@ static ss_status take_route(const ss_applier_config *config, const struct table 
     out->adopt = file->adopt;
     out->on_gap = (ss_on_gap)file->on_gap;
     out->place = file->place;
-    ss_status status = check_name(config, file->place, "source", out->source, reterr);
-    if (status == SS_OK)
-        status = check_name(config, file->name ? file->name_place : file->place, "name", out->name,
-                            reterr);
-    if (status == SS_OK)
-        status = take_target(config, table, element, out, reterr);
+    if (!ss_source_name_good(out->source))
+        return wrong_name(config, file->place, index, "source", out->source,
+                          "1 to 63 of a-z, 0-9, _ and -, not beginning with -, as in the agent's file", reterr);
+    if (!name_is_good(out->name))
+        return wrong_name(config, file->name_place, index, "name", out->name,
+                          "1 to 63 letters, digits, _, - and ., not beginning with - or .", reterr);
+    return take_target(config, table, index, element, out, reterr);
+}
+
+/* A daemon's own folder is /, a command's is wherever it is typed: a relative path would be two places. */
+static ss_status check_path(const ss_applier_config *config, ss_place place, const char *key, const char *path,
+                            ss_error *reterr) {
+    return path[0] == '/' ? SS_OK
+                          : ss_fail(reterr, SS_STOP, "SS-APP-0005", "%s: `%s` is \"%s\", which is not absolute; begin it with /",
+                                    ss_config_place(config->config, place), key, SS_SHOWN(path));
+}
+
+static ss_status take_paths(ss_applier_config *config, const struct file_root *root, ss_error *reterr) {
+    config->spool_path = root->spool.path;
+    config->control_socket = root->control.socket;
+    ss_status status = check_path(config, root->spool.place, "spool.path", config->spool_path, reterr);
+    if (status != SS_OK || !config->control_socket)
+        return status;
+    status = check_path(config, root->control.place, "control.socket", config->control_socket, reterr);
+    if (status == SS_OK && strlen(config->control_socket) > SS_SOCKET_PATH_MAX)
+        return ss_fail(reterr, SS_STOP, "SS-APP-0006",
+                       "%s: `control.socket` has %zu bytes, and a socket's path may have %d; choose a shorter one",
+                       ss_config_place(config->config, root->control.place), strlen(config->control_socket),
+                       SS_SOCKET_PATH_MAX);
     return status;
 }
 
 static ss_status take_root(ss_applier_config *config, const struct table *table,
                            const struct file_root *root, ss_error *reterr) {
-    config->spool_path = root->spool.path;
+    ss_status paths = take_paths(config, root, reterr);
+    if (paths != SS_OK)
+        return paths;
     config->spool_max_size = root->spool.max_size;
     config->spool_retain_ms = root->spool.retain_ms;
-    config->control_socket = root->control.socket;
-    if (config->control_socket && strlen(config->control_socket) > SS_SOCKET_PATH_MAX)
-        return ss_fail(reterr, SS_STOP, "SS-APP-0006",
-                       "%s: control.socket: %s is longer than %d bytes, which a socket's path may "
-                       "have: name a "
-                       "shorter one.",
-                       ss_config_place(config->config, root->control.place), config->control_socket,
-                       SS_SOCKET_PATH_MAX);
     if (root->routes.count == 0)
         return ss_fail(
             reterr, SS_STOP, "SS-APP-0007",
-            "%s: routes: is empty: name at least one route, such as {source: orders, target: {…}}.",
+            "%s: `routes` is an empty list; name at least one route, such as {source: orders, target: {…}}",
             ss_config_place(config->config, root->routes_place));
     ss_route_config *routes = calloc(root->routes.count, sizeof(*routes));
     if (!routes)
-        return ss_fail(reterr, SS_STOP, "SS-APP-0008", "Out of memory while reading %s.",
+        return ss_fail(reterr, SS_RETRY, "SS-APP-0008", "Out of memory while reading %s.",
                        config->path);
     config->routes = routes;
     config->route_count = root->routes.count;
     for (size_t i = 0; i < root->routes.count; i++) {
         ss_status status =
-            take_route(config, table, (const char *)root->routes.items + i * table->element,
+            take_route(config, table, i, (const char *)root->routes.items + i * table->element,
                        &routes[i], reterr);
         if (status != SS_OK)
             return status;
@@ -356,7 +371,7 @@ ss_status ss_applier_config_load(const char *path, ss_applier_config **ret, ss_e
     if (!config || !copy) {
         free(config);
         free(copy);
-        return ss_fail(reterr, SS_STOP, "SS-APP-0008", "Out of memory while reading %s.", path);
+        return ss_fail(reterr, SS_RETRY, "SS-APP-0008", "Out of memory while reading %s.", path);
     }
     config->path = copy;
     ss_status status = ss_config_load(path, table.root, &root, &config->config, reterr);
@@ -394,7 +409,7 @@ ss_status ss_applier_config_print(bool markdown, ss_buf *out, ss_error *reterr) 
     else
         ss_option_print_help(table.root, out);
     if (out->bad)
-        return ss_fail(reterr, SS_STOP, "SS-APP-0008",
+        return ss_fail(reterr, SS_RETRY, "SS-APP-0008",
                        "Out of memory while printing the reference.");
     return SS_OK;
 }

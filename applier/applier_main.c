@@ -2,10 +2,11 @@
  */
 #include "applier/supervisor.h"
 
+#include "sidespool/args.h"
 #include "sidespool/log.h"
+#include "sidespool/text.h"
 
 #include <errno.h>
-#include <getopt.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -133,15 +134,15 @@ static int run_route(const ss_applier_config *config, const char *name) {
     const ss_route_config *route = ss_applier_config_route(config, name);
     struct stat st;
     struct pollfd supervisor = {.fd = 3, .events = 0};
-    if (!route) {
-        SS_LOG(SS_ERROR, "route_unknown", SS_S("route", name), SS_S("code", "SS-APP-0024"));
-        return SS_EXIT_CONFIG;
-    }
     if (fstat(3, &st) < 0 || !S_ISSOCK(st.st_mode)) {
         (void)fprintf(stderr, "sidespool-applier: --route is for the applier itself: leave it out, "
                               "and pause routes with "
                               "`sidespool pause`.\n");
         return SS_EXIT_USAGE;
+    }
+    if (!route) {
+        SS_LOG(SS_ERROR, "route_unknown", SS_S("route", name), SS_S("code", "SS-APP-0024"));
+        return SS_EXIT_CONFIG;
     }
     /* No route may write beside the one that a next supervisor starts. If ours died before this
      * call, descriptor 3 shows it; if it dies later, the kernel ends us. */
@@ -158,44 +159,52 @@ static int run_route(const ss_applier_config *config, const char *name) {
 
 /* ---- arguments ------------------------------------------------------------------------------- */
 
+enum { OPT_CONFIG = 1, OPT_CHECK, OPT_ROUTE, OPT_CONSUMERS, OPT_HELP, OPT_VERSION, OPT_MARKDOWN };
+
+static const ss_arg_option options[] = {
+    {"--config", OPT_CONFIG, true, false},   {"--check", OPT_CHECK, false, false},
+    {"--route", OPT_ROUTE, true, true},      {"--consumers", OPT_CONSUMERS, true, true},
+    {"--help", OPT_HELP, false, false},      {"-h", OPT_HELP, false, true},
+    {"--version", OPT_VERSION, false, false}, {"--help-markdown", OPT_MARKDOWN, false, true},
+    {NULL, 0, false, false}};
+
 static bool parse(int argc, char **argv, arguments *args) {
-    static const struct option options[] = {
-        {"config", required_argument, NULL, 'c'},  {"check", no_argument, NULL, 'k'},
-        {"route", required_argument, NULL, 'r'},   {"help", no_argument, NULL, 'h'},
-        {"version", no_argument, NULL, 'V'},       {"consumers", required_argument, NULL, 's'},
-        {"help-markdown", no_argument, NULL, 'm'}, {NULL, 0, NULL, 0}};
-    int option;
+    ss_args line;
+    int got;
     *args = (arguments){.config = SS_APPLIER_CONFIG_DEFAULT};
-    while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
-        switch (option) {
-        case 'c':
-            args->config = optarg;
+    ss_args_init(&line, argc, argv, 1, options);
+    while ((got = ss_args_next(&line)) != SS_ARG_END) {
+        switch (got) {
+        case OPT_CONFIG:
+            args->config = line.value;
             break;
-        case 'k':
+        case OPT_CHECK:
             args->check = true;
             break;
-        case 'r':
-            args->route = optarg;
+        case OPT_ROUTE:
+            args->route = line.value;
             break;
-        case 'h':
+        case OPT_CONSUMERS:
+            args->consumers = line.value;
+            break;
+        case OPT_HELP:
             args->help = true;
             break;
-        case 'V':
+        case OPT_VERSION:
             args->version = true;
             break;
-        case 's':
-            args->consumers = optarg;
-            break;
-        case 'm':
+        case OPT_MARKDOWN:
             args->markdown = true;
             break;
+        case SS_ARG_WORD:
+            (void)fprintf(stderr,
+                          "sidespool-applier: \"%s\" is one word too many; the file is named by --config FILE.\n",
+                          SS_SHOWN(line.value));
+            return false;
         default:
+            (void)fprintf(stderr, "sidespool-applier: %s\n", line.problem);
             return false;
         }
-    }
-    if (optind < argc) {
-        (void)fprintf(stderr, "sidespool-applier: \"%s\" is one word too many.\n", argv[optind]);
-        return false;
     }
     return true;
 }
@@ -232,12 +241,13 @@ int main(int argc, char **argv) {
         ss_log_error(SS_ERROR, "not_started", &err);
         return SS_EXIT_IO;
     }
-    if (ss_applier_config_load(args.config, &config, &err) != SS_OK) {
+    ss_status status = ss_applier_config_load(args.config, &config, &err);
+    if (status != SS_OK) {
         if (args.check)
             (void)printf("FAIL  configuration: %s (%s)\n", err.text, err.code ? err.code : "");
         else
             ss_log_error(SS_ERROR, "configuration_refused", &err);
-        return SS_EXIT_CONFIG;
+        return ss_exit_of_start(status);
     }
     int exit_code;
     if (args.check)

@@ -358,7 +358,7 @@ static void on_request(ss_client *client, const json_t *request) {
     if (strcmp(spool, client->sup->config->spool_path) != 0) {
         refuse(client, SS_EXIT_ABSENT, "SS-APP-0025",
                "The applier that listens here serves the spool %s, not %s: it was started with "
-               "another file.",
+               "another file; name that one with --config FILE.",
                client->sup->config->spool_path, spool);
         return;
     }

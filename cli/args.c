@@ -1,9 +1,10 @@
 /* Arguments: each command knows which options it takes; every error says what is wrong and shows
  * the right usage. */
 #include "cli/cli.h"
+#include "sidespool/args.h"
+#include "sidespool/text.h"
 
 #include <errno.h>
-#include <getopt.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -120,25 +121,12 @@ static bool wrong(ss_buf *out, const struct command *command, const char *fmt, .
     return false;
 }
 
-/* The known name with the fewest letters in the wrong place, when there are at most two of them. */
 static const char *nearest(const char *name) {
     const char *best = NULL;
-    size_t least = 3;
-    for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
-        const char *a = commands[i].name, *b = name;
-        size_t differ = strlen(a) > strlen(b) ? strlen(a) - strlen(b) : strlen(b) - strlen(a);
-        size_t front = 0;
-        while (a[front] && a[front] == b[front])
-            front++;
-        size_t shorter = strlen(a) < strlen(b) ? strlen(a) : strlen(b), back = 0;
-        while (back < shorter - front && a[strlen(a) - 1 - back] == b[strlen(b) - 1 - back])
-            back++;
-        differ += shorter - front - back;
-        if (differ < least && front + back > 0) {
-            least = differ;
-            best = a;
-        }
-    }
+    size_t least = SIZE_MAX;
+    for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
+        if (ss_nearer(name, commands[i].name, &least))
+            best = commands[i].name;
     return best;
 }
 
@@ -155,17 +143,13 @@ enum {
     OPT_FORCE
 };
 
-static const struct option long_options[] = {{"config", required_argument, NULL, OPT_CONFIG},
-                                             {"route", required_argument, NULL, OPT_ROUTE},
-                                             {"json", no_argument, NULL, OPT_JSON},
-                                             {"watch", no_argument, NULL, OPT_WATCH},
-                                             {"timeout", required_argument, NULL, OPT_TIMEOUT},
-                                             {"from", required_argument, NULL, OPT_FROM},
-                                             {"help", no_argument, NULL, OPT_HELP},
-                                             {"version", no_argument, NULL, OPT_VERSION},
-                                             {"markdown", no_argument, NULL, OPT_MARKDOWN},
-                                             {"force", no_argument, NULL, OPT_FORCE},
-                                             {NULL, 0, NULL, 0}};
+static const ss_arg_option options[] = {
+    {"--config", OPT_CONFIG, true, false},   {"--route", OPT_ROUTE, true, false},
+    {"--json", OPT_JSON, false, false},      {"--watch", OPT_WATCH, false, false},
+    {"--timeout", OPT_TIMEOUT, true, false}, {"--from", OPT_FROM, true, false},
+    {"--help", OPT_HELP, false, false},      {"-h", OPT_HELP, false, true},
+    {"--version", OPT_VERSION, false, false}, {"--markdown", OPT_MARKDOWN, false, false},
+    {"--force", OPT_FORCE, false, false},    {NULL, 0, false, false}};
 
 static bool take_from(const char *text, uint64_t *ret) {
     char *end;
@@ -216,14 +200,31 @@ static bool take_option(int option, const char *value, ss_cli_args *args, unsign
         if (ss_parse_seconds(value, &args->timeout))
             return true;
         return wrong(out, NULL,
-                     "--timeout wants seconds or a duration such as 30, 90s or 5m, not \"%.40s\".",
-                     value);
+                     "--timeout wants seconds or a duration such as 30, 90s or 5m, up to 1000d, not \"%s\".",
+                     SS_SHOWN(value));
     default:
         *given |= TAKES_FROM;
         if (take_from(value, &args->from))
             return true;
-        return wrong(out, NULL, "--from wants a sequence, 1 or more, not \"%.40s\".", value);
+        return wrong(out, NULL, "--from wants a sequence, 1 or more, not \"%s\".", SS_SHOWN(value));
     }
+}
+
+/* They go to the applier in JSON. A name that cannot would be left out there, and no table at all means every table. */
+static bool check_names(const struct command *command, const ss_cli_args *args, ss_buf *out) {
+    if (args->route && !ss_utf8_good(args->route))
+        return wrong(out, command, "--route \"%s\" is not UTF-8, as every route's name is.", SS_SHOWN(args->route));
+    for (int i = 0; i < args->word_count; i++) {
+        const char *word = args->words[i];
+        if (*word == '\0')
+            return wrong(out, command, "An empty TABLE was given; write schema.table.");
+        if (!ss_utf8_good(word))
+            return wrong(out, command, "TABLE \"%s\" is not UTF-8, as every table's name is here.", SS_SHOWN(word));
+        for (int k = 0; k < i; k++)
+            if (strcmp(word, args->words[k]) == 0)
+                return wrong(out, command, "TABLE \"%s\" stands twice; say it once.", SS_SHOWN(word));
+    }
+    return true;
 }
 
 static bool check_command(const struct command *command, const ss_cli_args *args, unsigned given,
@@ -239,50 +240,59 @@ static bool check_command(const struct command *command, const ss_cli_args *args
         if ((given & names[i].bit) && !(command->takes & names[i].bit))
             return wrong(out, command, "takes no %s.", names[i].name);
     if (args->word_count > 0 && !(command->takes & TAKES_WORDS))
-        return wrong(out, command, "\"%.80s\" is one word too many.", args->words[0]);
-    if (strcmp(command->name, "explain") == 0 && !args->markdown && args->word_count != 1)
-        return wrong(out, command, args->word_count ? "takes one code." : "CODE is missing.");
+        return wrong(out, command, "\"%s\" is one word too many.", SS_SHOWN(args->words[0]));
+    if (strcmp(command->name, "explain") == 0)
+        return args->word_count == !args->markdown ||
+               wrong(out, command, args->word_count == 0 ? "CODE is missing."
+                                   : args->markdown      ? "--markdown prints all codes and takes none."
+                                                         : "takes one code.");
     if ((command->takes & TAKES_ROUTE) && !args->route)
         return wrong(out, command, "--route is missing.");
     if ((command->takes & TAKES_FROM) && !args->from)
         return wrong(out, command, "--from is missing.");
+    return check_names(command, args, out);
+}
+
+/* The first word is the command, the others are put together behind argv[0]. */
+static bool take_line(ss_args *line, ss_cli_args *ret, unsigned *given, ss_buf *out) {
+    int got;
+    ret->words = line->argv + 1;
+    while ((got = ss_args_next(line)) != SS_ARG_END) {
+        if (got == SS_ARG_WRONG)
+            return wrong(out, NULL, "%s", line->problem);
+        if (got == SS_ARG_WORD && !ret->command)
+            ret->command = line->value;
+        else if (got == SS_ARG_WORD)
+            ret->words[ret->word_count++] = (char *)(uintptr_t)line->value;
+        else if (!take_option(got, line->value, ret, given, out))
+            return false;
+    }
     return true;
 }
 
 bool ss_cli_parse(int argc, char **argv, ss_cli_args *ret, ss_buf *out) {
     unsigned given = 0;
-    int option;
+    ss_args line;
     *ret = (ss_cli_args){.config = "/etc/sidespool/applier.yaml", .timeout = -1};
-    optind = 0; /* glibc: start afresh, so that tests may parse more than once */
-    opterr = 0;
-    while ((option = getopt_long(argc, argv, ":h", long_options, NULL)) != -1) {
-        if (option == ':')
-            return wrong(out, NULL, "%s wants a value.", argv[optind - 1]);
-        if (option == '?')
-            return wrong(out, NULL, "There is no option \"%.80s\".", argv[optind - 1]);
-        if (!take_option(option == 'h' ? OPT_HELP : option, optarg, ret, &given, out))
-            return false;
-    }
-    if (optind < argc)
-        ret->command = argv[optind];
-    if (ret->help || ret->version)
-        return true;
-    if (optind >= argc)
+    ss_args_init(&line, argc, argv, 1, options);
+    if (!take_line(&line, ret, &given, out))
+        return false;
+    const struct command *command = ret->command ? find_command(ret->command) : NULL;
+    if (!ret->command && !ret->help && !ret->version)
         return wrong(out, NULL, "A command is missing.");
-    ret->words = argv + optind + 1;
-    ret->word_count = argc - optind - 1;
-    const struct command *command = find_command(ret->command);
-    if (command)
-        return check_command(command, ret, given, out);
-    const char *near = nearest(ret->command);
-    if (near)
-        return wrong(out, NULL, "There is no command \"%.80s\"; did you mean \"%s\"?", ret->command,
-                     near);
-    return wrong(out, NULL, "There is no command \"%.80s\".", ret->command);
+    if (ret->command && !command) {
+        const char *near = nearest(ret->command);
+        return near ? wrong(out, NULL, "There is no command \"%s\"; did you mean \"%s\"?",
+                            SS_SHOWN(ret->command), near)
+                    : wrong(out, NULL, "There is no command \"%s\".", SS_SHOWN(ret->command));
+    }
+    return ret->help || ret->version || check_command(command, ret, given, out);
 }
 
 int ss_cli_find_spool(int argc, char **argv) {
     for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--") == 0)
+            continue;
         if (strcmp(argv[i], "--config") == 0)
             i++;
         else if (strncmp(argv[i], "--config=", 9) != 0)

@@ -1,6 +1,7 @@
 /* sidespool: the command that a person types. */
 #include "cli/cli.h"
 #include "sidespool/spool.h"
+#include "sidespool/text.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -205,7 +206,8 @@ static int explain(const ss_cli_args *args, ss_buf *out) {
             *c = (char)(*c - 'a' + 'A');
     const ss_error_entry *entry = ss_error_find(code);
     if (!entry) {
-        ss_cli_say(out, "SS-CLI-0006", "There is no code %s: codes look like SS-PG-0012.", code);
+        ss_cli_say(out, "SS-CLI-0006", "There is no code \"%s\"; codes look like SS-PG-0012, and docs/errors.md lists them.",
+                   SS_SHOWN(args->words[0]));
         return print_out(stderr, out, SS_EXIT_NOT_SO);
     }
     ss_buf_printf(out, "%s\n  %s\n  Cure: %s\n", entry->code, entry->meaning, entry->cure);

@@ -109,7 +109,7 @@ bool ss_parse_seconds(const char *text, double *ret) {
     for (size_t i = 0; i < sizeof(units) / sizeof(units[0]); i++)
         if (strcmp(end, units[i].unit) == 0) {
             *ret = number * units[i].seconds;
-            return true;
+            return *ret <= 1e8; /* three years; what the applier would wait at most */
         }
     return false;
 }

@@ -4,9 +4,10 @@
  * Nothing is accepted and ignored: a key that stands twice, that is unknown, or that this version
  * does not carry out is refused with its place, and so is every part of YAML that could make the
  * text mean something else than it looks like (anchors, aliases, tags, several documents). Runs
- * once at start, in the main thread. Reading the file itself and the forms of single values stand
- * in config_file.c and config_value.c. */
+ * once at start, in the main thread. Reading the file itself, libyaml's events and its complaints,
+ * and the forms of single values stand in config_file.c, config_yaml.c and config_value.c. */
 #include "common/config_internal.h"
+#include "sidespool/text.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,11 +19,7 @@ typedef struct frame {
     size_t index;
 } frame;
 
-typedef struct {
-    ss_config *config;
-    yaml_parser_t yaml;
-    ss_error *reterr;
-} reader;
+typedef cfg_reader reader;
 
 static size_t path_text(const frame *at, char *out, size_t size) {
     if (at == NULL) {
@@ -42,97 +39,8 @@ const char *cfg_path(const void *at, char *out, size_t size) {
     return out;
 }
 
-static ss_place place_of(const yaml_mark_t *mark) {
-    return (ss_place){(int)mark->line + 1, (int)mark->column + 1};
-}
-
-#define FAIL(r, place, code, fmt, ...)                                                             \
-    ss_fail((r)->reterr, SS_STOP, code, "%s: " fmt, ss_config_place((r)->config, place),           \
-            __VA_ARGS__)
-#define PATH(at) cfg_path((at), (char[256]){0}, 256)
-
-static ss_status no_memory(reader *r) {
-    return ss_fail(r->reterr, SS_STOP, "SS-SYS-0001",
-                   "there is no memory for the configuration file %s", r->config->path);
-}
-
-static ss_status yaml_problem(reader *r) {
-    const yaml_parser_t *y = &r->yaml;
-
-    if (y->error == YAML_MEMORY_ERROR)
-        return no_memory(r);
-    if (y->error == YAML_READER_ERROR) {
-        ss_place place = cfg_place_at(r->config, y->problem_offset);
-        return FAIL(r, place, "SS-CFG-0006",
-                    "the character with code %d is not allowed in YAML; remove it or write it as "
-                    "an escape in double quotes",
-                    y->problem_value);
-    }
-    ss_place place = place_of(&y->problem_mark);
-    if (y->context != NULL && y->context_mark.line != y->problem_mark.line)
-        return FAIL(r, place, "SS-CFG-0006",
-                    "this is not well-formed YAML: %s (%s that begins at line %zu)",
-                    y->problem == NULL ? "syntax error" : y->problem, y->context,
-                    y->context_mark.line + 1);
-    return FAIL(r, place, "SS-CFG-0006", "this is not well-formed YAML: %s%s%s",
-                y->problem == NULL ? "syntax error" : y->problem, y->context == NULL ? "" : " ",
-                y->context == NULL ? "" : y->context);
-}
-
-/* The next event. What could change the meaning of the text is refused here, wherever it stands. */
-static ss_status next_event(reader *r, yaml_event_t *event) {
-    if (!yaml_parser_parse(&r->yaml, event))
-        return yaml_problem(r);
-    const yaml_char_t *anchor = NULL;
-    const yaml_char_t *tag = NULL;
-    switch (event->type) {
-    case YAML_ALIAS_EVENT:
-        anchor = event->data.alias.anchor;
-        break;
-    case YAML_SCALAR_EVENT:
-        anchor = event->data.scalar.anchor;
-        tag = event->data.scalar.tag;
-        break;
-    case YAML_SEQUENCE_START_EVENT:
-        anchor = event->data.sequence_start.anchor;
-        tag = event->data.sequence_start.tag;
-        break;
-    case YAML_MAPPING_START_EVENT:
-        anchor = event->data.mapping_start.anchor;
-        tag = event->data.mapping_start.tag;
-        break;
-    default:
-        break;
-    }
-    ss_status ret = SS_OK;
-    ss_place place = place_of(&event->start_mark);
-    if (anchor != NULL)
-        ret = FAIL(r, place, "SS-CFG-0007",
-                   "anchors and aliases (`%s%.40s`) are not taken here; write the value out, or "
-                   "put a text that begins with & or * in quotes",
-                   event->type == YAML_ALIAS_EVENT ? "*" : "&", (const char *)anchor);
-    else if (tag != NULL)
-        ret = FAIL(r, place, "SS-CFG-0007",
-                   "YAML tags (`%.60s`) are not taken here; remove the tag", (const char *)tag);
-    if (ret != SS_OK)
-        yaml_event_delete(event);
-    return ret;
-}
-
-static const char *event_form(const yaml_event_t *event) {
-    switch (event->type) {
-    case YAML_SCALAR_EVENT:
-        return event->data.scalar.length == 0 && event->data.scalar.style == YAML_PLAIN_SCALAR_STYLE
-                   ? "nothing"
-                   : "a single value";
-    case YAML_SEQUENCE_START_EVENT:
-        return "a list";
-    case YAML_MAPPING_START_EVENT:
-        return "a block of keys";
-    default:
-        return "nothing";
-    }
-}
+#define FAIL(r, place, code, ...) cfg_fail((r), (place), (code), __VA_ARGS__)
+#define PATH(at) SS_SHOWN(cfg_path((at), (char[256]){0}, 256))
 
 /* " with the keys `a`, `b`": the required ones, or all when none is. */
 static const char *keys_text(const ss_option *table, char *out, size_t size) {
@@ -154,8 +62,8 @@ static const char *keys_text(const ss_option *table, char *out, size_t size) {
 
 static ss_status wrong_form(reader *r, const frame *at, const yaml_event_t *event,
                             const char *wanted) {
-    return FAIL(r, place_of(&event->start_mark), "SS-CFG-0011", "`%s` wants %s, but here stands %s",
-                PATH(at), wanted, event_form(event));
+    return FAIL(r, cfg_place_of(&event->start_mark), "SS-CFG-0011", "`%s` wants %s, but here stands %s",
+                PATH(at), wanted, cfg_event_form(event));
 }
 
 /* Copies a scalar. `key: ` and `key: ~` are no value; an empty text is written "". */
@@ -163,7 +71,7 @@ static ss_status scalar_text(reader *r, const frame *at, const yaml_event_t *eve
                              const char **ret) {
     const char *value = (const char *)event->data.scalar.value;
     size_t len = event->data.scalar.length;
-    ss_place place = place_of(&event->start_mark);
+    ss_place place = cfg_place_of(&event->start_mark);
 
     if (event->data.scalar.style == YAML_PLAIN_SCALAR_STYLE &&
         (len == 0 || strcmp(value, "~") == 0 || strcmp(value, "null") == 0))
@@ -173,7 +81,7 @@ static ss_status scalar_text(reader *r, const frame *at, const yaml_event_t *eve
         return FAIL(r, place, "SS-CFG-0012", "`%s` holds a NUL byte, which no value here can have",
                     PATH(at));
     *ret = ss_arena_strndup(r->config->arena, value, len);
-    return *ret == NULL ? no_memory(r) : SS_OK;
+    return *ret == NULL ? cfg_no_memory(r) : SS_OK;
 }
 
 static ss_status read_mapping(reader *r, const frame *at, const ss_option *table, void *out,
@@ -181,88 +89,86 @@ static ss_status read_mapping(reader *r, const frame *at, const ss_option *table
 
 typedef struct item {
     struct item *next;
+    ss_place place;
     void *value;
 } item;
 
+/* One element, whose first event has been read, into `value`. */
+typedef ss_status (*element_fn)(reader *r, const frame *at, const ss_option *opt,
+                                const yaml_event_t *event, void *value);
+
+static ss_status read_text_element(reader *r, const frame *at, const ss_option *opt,
+                                   const yaml_event_t *event, void *value) {
+    (void)opt;
+    return event->type == YAML_SCALAR_EVENT ? scalar_text(r, at, event, value)
+                                            : wrong_form(r, at, event, "a single value");
+}
+
+static ss_status read_block_element(reader *r, const frame *at, const ss_option *opt,
+                                    const yaml_event_t *event, void *value) {
+    if (event->type != YAML_MAPPING_START_EVENT)
+        return wrong_form(r, at, event, "a block of keys");
+    ss_status ret = cfg_defaults(r->config, opt->children, value, r->reterr);
+    return ret != SS_OK ? ret
+                        : read_mapping(r, at, opt->children, value,
+                                       cfg_place_of(&event->start_mark));
+}
+
 /* Elements are gathered in a chain and laid out in one array when their count is known. */
-static ss_status read_strings(reader *r, const frame *at, ss_strings *out) {
+static ss_status read_elements(reader *r, const frame *at, const ss_option *opt, size_t size,
+                               element_fn read_one, ss_list *ret, ss_place **ret_places) {
     item *first = NULL;
     item **last = &first;
     size_t count = 0;
 
     for (;; count++) {
         yaml_event_t event;
-        ss_status ret = next_event(r, &event);
-        if (ret != SS_OK)
-            return ret;
+        ss_status status = cfg_next_event(r, &event);
+        if (status != SS_OK)
+            return status;
         if (event.type == YAML_SEQUENCE_END_EVENT) {
             yaml_event_delete(&event);
             break;
         }
         frame here = {at, NULL, count};
-        const char *text = NULL;
-        ret = event.type == YAML_SCALAR_EVENT ? scalar_text(r, &here, &event, &text)
-                                              : wrong_form(r, &here, &event, "a single value");
-        yaml_event_delete(&event);
-        if (ret != SS_OK)
-            return ret;
         item *added = ss_arena_zalloc(r->config->arena, sizeof *added);
-        if (added == NULL)
-            return no_memory(r);
-        added->value = (void *)(uintptr_t)text;
+        void *value = ss_arena_zalloc(r->config->arena, size);
+        status = added == NULL || value == NULL ? cfg_no_memory(r)
+                                                : read_one(r, &here, opt, &event, value);
+        ss_place place = cfg_place_of(&event.start_mark);
+        yaml_event_delete(&event);
+        if (status != SS_OK)
+            return status;
+        *added = (item){.place = place, .value = value};
         *last = added;
         last = &added->next;
     }
-    out->count = count;
-    out->items = ss_arena_zalloc(r->config->arena, (count + 1) * sizeof *out->items);
-    if (out->items == NULL)
-        return no_memory(r);
-    for (size_t i = 0; first != NULL; first = first->next)
-        out->items[i++] = first->value;
+    char *items = ss_arena_zalloc(r->config->arena, (count + 1) * size);
+    ss_place *places = ss_arena_zalloc(r->config->arena, (count + 1) * sizeof *places);
+    if (items == NULL || places == NULL)
+        return cfg_no_memory(r);
+    for (size_t i = 0; first != NULL; first = first->next, i++) {
+        memcpy(items + i * size, first->value, size);
+        places[i] = first->place;
+    }
+    *ret = (ss_list){items, count};
+    *ret_places = places;
     return SS_OK;
 }
 
-static ss_status read_list(reader *r, const frame *at, const ss_option *opt, ss_list *out) {
-    item *first = NULL;
-    item **last = &first;
-    size_t count = 0;
+static ss_status read_strings(reader *r, const frame *at, const ss_option *opt, ss_strings *out) {
+    ss_list list;
+    ss_place *places;
+    ss_status ret =
+        read_elements(r, at, opt, sizeof(const char *), read_text_element, &list, &places);
+    if (ret == SS_OK)
+        *out = (ss_strings){list.items, list.count, places};
+    return ret;
+}
 
-    for (;; count++) {
-        yaml_event_t event;
-        ss_status ret = next_event(r, &event);
-        if (ret != SS_OK)
-            return ret;
-        if (event.type == YAML_SEQUENCE_END_EVENT) {
-            yaml_event_delete(&event);
-            break;
-        }
-        frame here = {at, NULL, count};
-        if (event.type != YAML_MAPPING_START_EVENT)
-            ret = wrong_form(r, &here, &event, "a block of keys");
-        ss_place place = place_of(&event.start_mark);
-        yaml_event_delete(&event);
-        if (ret != SS_OK)
-            return ret;
-        item *added = ss_arena_zalloc(r->config->arena, sizeof *added);
-        void *value = ss_arena_zalloc(r->config->arena, opt->child_size);
-        if (added == NULL || value == NULL)
-            return no_memory(r);
-        ret = cfg_defaults(r->config, opt->children, value, r->reterr);
-        if (ret == SS_OK)
-            ret = read_mapping(r, &here, opt->children, value, place);
-        if (ret != SS_OK)
-            return ret;
-        added->value = value;
-        *last = added;
-        last = &added->next;
-    }
-    out->count = count;
-    out->items = ss_arena_zalloc(r->config->arena, (count + 1) * opt->child_size);
-    if (out->items == NULL)
-        return no_memory(r);
-    for (size_t i = 0; first != NULL; first = first->next, i++)
-        memcpy((char *)out->items + i * opt->child_size, first->value, opt->child_size);
-    return SS_OK;
+static ss_status read_list(reader *r, const frame *at, const ss_option *opt, ss_list *out) {
+    ss_place *places;
+    return read_elements(r, at, opt, opt->child_size, read_block_element, out, &places);
 }
 
 static ss_status read_scalar(reader *r, const frame *at, const ss_option *opt,
@@ -277,17 +183,17 @@ static ss_status read_scalar(reader *r, const frame *at, const ss_option *opt,
     if (ret != SS_OK)
         return ret;
     if (opt->type == SS_OPT_STRING && opt->required && *text == '\0')
-        return FAIL(r, place_of(&event->start_mark), "SS-CFG-0012",
+        return FAIL(r, cfg_place_of(&event->start_mark), "SS-CFG-0012",
                     "`%s` is empty; give it a value", PATH(at));
     if (!cfg_value(opt, text, to, &code, why, sizeof why))
-        return FAIL(r, place_of(&event->start_mark), code, "`%s` %s", PATH(at), why);
+        return FAIL(r, cfg_place_of(&event->start_mark), code, "`%s` %s", PATH(at), why);
     return SS_OK;
 }
 
 /* One value of the key `opt`; the event that opens it has been read. */
 static ss_status read_value(reader *r, const frame *at, const ss_option *opt,
                             const yaml_event_t *event, char *out) {
-    ss_place place = place_of(&event->start_mark);
+    ss_place place = cfg_place_of(&event->start_mark);
 
     if (opt->place_offset != 0)
         memcpy(out + opt->place_offset, &place, sizeof place);
@@ -295,12 +201,8 @@ static ss_status read_value(reader *r, const frame *at, const ss_option *opt,
     case SS_OPT_BLOCK:
         if (event->type != YAML_MAPPING_START_EVENT) {
             char keys[512];
-            return FAIL(r, place, "SS-CFG-0011",
-                        "`%s` wants a block of keys, but here stands %s%s", PATH(at),
-                        event_form(event),
-                        strcmp(event_form(event), "nothing") == 0
-                            ? keys_text(opt->children, keys, sizeof keys)
-                            : "");
+            return FAIL(r, place, "SS-CFG-0011", "`%s` wants a block of keys, but here stands %s%s", PATH(at),
+                        cfg_event_form(event), keys_text(opt->children, keys, sizeof keys));
         }
         if (opt->present_offset != 0)
             *(bool *)(out + opt->present_offset) = true;
@@ -312,37 +214,40 @@ static ss_status read_value(reader *r, const frame *at, const ss_option *opt,
     case SS_OPT_STRINGS:
         if (event->type != YAML_SEQUENCE_START_EVENT)
             return wrong_form(r, at, event, "a list, such as [a, b]");
-        return read_strings(r, at, (ss_strings *)(void *)(out + opt->offset));
+        return read_strings(r, at, opt, (ss_strings *)(void *)(out + opt->offset));
     default:
         return read_scalar(r, at, opt, event, out + opt->offset);
     }
 }
 
-/* Finds the key's option, or says what is wrong with the key. */
+/* Finds the key's option, or says what is wrong with the key. *ret stays untouched for an unknown one
+ * that is passed over. */
 static ss_status find_key(reader *r, const frame *at, const ss_option *table,
                           const yaml_event_t *event, ss_place *seen, const ss_option **ret) {
-    ss_place place = place_of(&event->start_mark);
+    ss_place place = cfg_place_of(&event->start_mark);
 
     if (event->type != YAML_SCALAR_EVENT)
         return FAIL(r, place, "SS-CFG-0011", "a key must be a single word, but here stands %s",
-                    event_form(event));
+                    cfg_event_form(event));
     const char *key = (const char *)event->data.scalar.value;
     const ss_option *opt = table;
     while (opt->key != NULL && strcmp(opt->key, key) != 0)
         opt++;
     frame here = {at, opt->key == NULL ? key : opt->key, 0};
+    if (opt->key == NULL && r->peeks)
+        return SS_OK;
     if (opt->key == NULL) {
         const char *near = cfg_nearest(table, key);
         if (near != NULL)
             return FAIL(r, place, "SS-CFG-0009",
-                        "the key `%.100s` is not known; did you mean `%s`?", PATH(&here), near);
+                        "the key `%s` is not known; did you mean `%s`?", PATH(&here), near);
         ss_buf known;
         ss_buf_init(&known);
         for (const ss_option *each = table; each->key != NULL; each++)
             if (each->type != SS_OPT_UNSUPPORTED)
                 ss_buf_printf(&known, "%s`%s`", known.len == 0 ? "" : ", ", each->key);
         ss_status status =
-            FAIL(r, place, "SS-CFG-0009", "the key `%.100s` is not known; known here are %s",
+            FAIL(r, place, "SS-CFG-0009", "the key `%s` is not known; known here are %s",
                  PATH(&here), ss_buf_cstr(&known));
         ss_buf_done(&known);
         return status;
@@ -366,13 +271,33 @@ static ss_status check_required(reader *r, const frame *at, const ss_option *tab
         if (!opt->required || seen[opt - table].line != 0)
             continue;
         const char *help = opt->help == NULL ? "" : opt->help;
+        size_t len = strlen(help);
+        char hint[256] = "";
+        if (len > 0) /* a sentence, as a part of ours */
+            snprintf(hint, sizeof hint, " (%.*s)", (int)(help[len - 1] == '.' ? len - 1 : len), help);
         if (at == NULL)
-            return FAIL(r, opened, "SS-CFG-0014", "the required key `%s` is missing%s%s%s",
-                        opt->key, *help == '\0' ? "" : " (", help, *help == '\0' ? "" : ")");
-        return FAIL(r, opened, "SS-CFG-0014", "the block `%s` lacks its required key `%s`%s%s%s",
-                    PATH(at), opt->key, *help == '\0' ? "" : " (", help, *help == '\0' ? "" : ")");
+            return FAIL(r, opened, "SS-CFG-0014", "the required key `%s` is missing; add it%s", opt->key, hint);
+        return FAIL(r, opened, "SS-CFG-0014", "the block `%s` lacks its required key `%s`; add it%s",
+                    PATH(at), opt->key, hint);
     }
     return SS_OK;
+}
+
+/* The value whose first event is given (and taken), whatever it is. */
+static ss_status pass_over(reader *r, yaml_event_t *event) {
+    for (size_t depth = 0;;) {
+        yaml_event_type_t type = event->type;
+        yaml_event_delete(event);
+        if (type == YAML_SEQUENCE_START_EVENT || type == YAML_MAPPING_START_EVENT)
+            depth++;
+        else if (type == YAML_SEQUENCE_END_EVENT || type == YAML_MAPPING_END_EVENT)
+            depth--;
+        if (depth == 0)
+            return SS_OK;
+        ss_status ret = cfg_next_event(r, event);
+        if (ret != SS_OK)
+            return ret;
+    }
 }
 
 /* The keys of one block, up to its end. The event that opens it has been read. */
@@ -383,11 +308,11 @@ static ss_status read_mapping(reader *r, const frame *at, const ss_option *table
         count++;
     ss_place *seen = ss_arena_zalloc(r->config->arena, (count + 1) * sizeof *seen);
     if (seen == NULL)
-        return no_memory(r);
+        return cfg_no_memory(r);
     for (;;) {
         yaml_event_t event;
         const ss_option *opt = NULL;
-        ss_status ret = next_event(r, &event);
+        ss_status ret = cfg_next_event(r, &event);
         if (ret != SS_OK)
             return ret;
         if (event.type == YAML_MAPPING_END_EVENT) {
@@ -396,11 +321,16 @@ static ss_status read_mapping(reader *r, const frame *at, const ss_option *table
         }
         ret = find_key(r, at, table, &event, seen, &opt);
         yaml_event_delete(&event);
+        if (ret == SS_OK)
+            ret = cfg_next_event(r, &event);
         if (ret != SS_OK)
             return ret;
-        ret = next_event(r, &event);
-        if (ret != SS_OK)
-            return ret;
+        if (opt == NULL) { /* peeking: somebody else's key */
+            ret = pass_over(r, &event);
+            if (ret != SS_OK)
+                return ret;
+            continue;
+        }
         frame here = {at, opt->key, 0};
         ret = read_value(r, &here, opt, &event, out);
         yaml_event_delete(&event);
@@ -409,52 +339,54 @@ static ss_status read_mapping(reader *r, const frame *at, const ss_option *table
     }
 }
 
-static ss_status expect(reader *r, yaml_event_type_t type, ss_place *ret_place) {
+static ss_status expect(reader *r, const ss_option *table, yaml_event_type_t type, ss_place *ret_place) {
     yaml_event_t event;
-    ss_status ret = next_event(r, &event);
+    char keys[512];
+    ss_status ret = cfg_next_event(r, &event);
 
     if (ret != SS_OK)
         return ret;
     yaml_event_type_t got = event.type;
-    *ret_place = place_of(&event.start_mark);
+    *ret_place = cfg_place_of(&event.start_mark);
     bool blank = got == YAML_SCALAR_EVENT && event.data.scalar.length == 0;
-    const char *form = event_form(&event);
+    const char *form = cfg_event_form(&event);
     yaml_event_delete(&event);
     if (got == type)
         return SS_OK;
     if (got == YAML_STREAM_END_EVENT || (type == YAML_MAPPING_START_EVENT && blank))
         return ss_fail(r->reterr, SS_STOP, "SS-CFG-0003",
-                       "%s holds no keys, only space or comments; write at least the "
-                       "required ones",
-                       r->config->path);
+                       "the configuration file %s holds no keys%s", r->config->shown,
+                       keys_text(table, keys, sizeof keys));
     if (got == YAML_DOCUMENT_START_EVENT)
         return FAIL(r, *ret_place, "SS-CFG-0007", "%s",
                     "a second document begins here; keep one document in a file");
     return FAIL(r, *ret_place, "SS-CFG-0011",
-                "the file wants `key: value` lines at its top, but here stands %s", form);
+                "the file wants `key: value` lines at its top, with a space behind the colon, but here "
+                "stands %s",
+                form);
 }
 
 static ss_status read_document(reader *r, const ss_option *table, void *out) {
     ss_place place;
-    ss_status ret = expect(r, YAML_STREAM_START_EVENT, &place);
+    ss_status ret = expect(r, table, YAML_STREAM_START_EVENT, &place);
 
     if (ret == SS_OK)
-        ret = expect(r, YAML_DOCUMENT_START_EVENT, &place);
+        ret = expect(r, table, YAML_DOCUMENT_START_EVENT, &place);
     if (ret == SS_OK)
-        ret = expect(r, YAML_MAPPING_START_EVENT, &place);
+        ret = expect(r, table, YAML_MAPPING_START_EVENT, &place);
     if (ret == SS_OK)
         ret = read_mapping(r, NULL, table, out, place);
     if (ret == SS_OK)
-        ret = expect(r, YAML_DOCUMENT_END_EVENT, &place);
+        ret = expect(r, table, YAML_DOCUMENT_END_EVENT, &place);
     if (ret == SS_OK)
-        ret = expect(r, YAML_STREAM_END_EVENT, &place);
+        ret = expect(r, table, YAML_STREAM_END_EVENT, &place);
     return ret;
 }
 
-ss_status ss_config_load(const char *path, const ss_option *table, void *out, ss_config **ret,
-                         ss_error *reterr) {
+static ss_status load(const char *path, const ss_option *table, bool peeks, void *out,
+                      ss_config **ret, ss_error *reterr) {
     ss_config *config = calloc(1, sizeof *config);
-    reader r = {.config = config, .reterr = reterr};
+    reader r = {.config = config, .reterr = reterr, .peeks = peeks};
     bool begun = false;
     ss_status status = SS_OK;
 
@@ -462,10 +394,11 @@ ss_status ss_config_load(const char *path, const ss_option *table, void *out, ss
         config->arena = ss_arena_new(0);
         if (config->arena != NULL)
             config->path = ss_arena_strndup(config->arena, path, strlen(path));
+        ss_shown_path(path, config->shown);
     }
     if (config == NULL || config->path == NULL) {
-        status = ss_fail(reterr, SS_STOP, "SS-SYS-0001",
-                         "there is no memory to read the configuration file %s", path);
+        status = ss_fail(reterr, SS_RETRY, "SS-SYS-0001",
+                         "there is no memory to read a configuration file");
         goto out;
     }
     status = cfg_read_file(config, reterr);
@@ -475,7 +408,7 @@ ss_status ss_config_load(const char *path, const ss_option *table, void *out, ss
         goto out;
     begun = yaml_parser_initialize(&r.yaml) != 0;
     if (!begun) {
-        status = no_memory(&r);
+        status = cfg_no_memory(&r);
         goto out;
     }
     yaml_parser_set_encoding(&r.yaml, YAML_UTF8_ENCODING);
@@ -493,6 +426,16 @@ out:
     return status;
 }
 
+ss_status ss_config_load(const char *path, const ss_option *table, void *out, ss_config **ret,
+                         ss_error *reterr) {
+    return load(path, table, false, out, ret, reterr);
+}
+
+ss_status ss_config_peek(const char *path, const ss_option *table, void *out, ss_config **ret,
+                         ss_error *reterr) {
+    return load(path, table, true, out, ret, reterr);
+}
+
 void ss_config_free(ss_config *config) {
     if (config == NULL)
         return;
@@ -502,11 +445,11 @@ void ss_config_free(ss_config *config) {
 }
 
 const char *ss_config_place(const ss_config *config, ss_place place) {
-    static _Thread_local char text[512];
+    static _Thread_local char text[SS_SHOWN_PATH_BYTES + 32];
 
     if (place.line == 0)
-        snprintf(text, sizeof text, "%s", config->path);
+        snprintf(text, sizeof text, "%s", config->shown);
     else
-        snprintf(text, sizeof text, "%s:%d:%d", config->path, place.line, place.column);
+        snprintf(text, sizeof text, "%s:%d:%d", config->shown, place.line, place.column);
     return text;
 }

@@ -1,6 +1,7 @@
 /* Single values: how each type is written, the defaults, and which known key is nearest to a
  * misspelt one. */
 #include "common/config_internal.h"
+#include "sidespool/text.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -55,6 +56,21 @@ static bool read_quantity(const char *text, const unit *units, bool plain_zero, 
     return false;
 }
 
+/* In the largest unit that it is a whole number of: what a person would write. */
+static void bounds_text(uint64_t value, const unit *units, char ret[32]) {
+    const unit *best = units;
+
+    for (; units->name != NULL; units++)
+        if (units->factor > best->factor && value % units->factor == 0)
+            best = units;
+    snprintf(ret, 32, "%llu%s", (unsigned long long)(value / best->factor), best->name);
+}
+
+const char *ss_size_text(uint64_t bytes, char buf[32]) {
+    bounds_text(bytes, sizes, buf);
+    return buf;
+}
+
 static bool quantity(const ss_option *opt, const char *text, void *to, const char **ret_code,
                      char *why, size_t size) {
     bool is_size = opt->type == SS_OPT_SIZE;
@@ -65,29 +81,28 @@ static bool quantity(const ss_option *opt, const char *text, void *to, const cha
         *ret_code = KIND;
         if (is_size)
             SAY("wants a size such as 64GiB, 256MiB, 100KiB or 512B (whole numbers, these units), "
-                "not `%.40s`",
-                text);
+                "not `%s`",
+                SS_SHOWN(text));
         else
             SAY("wants a duration such as 24h, 5m, 30s, 200ms or 2d (a whole number and its unit), "
-                "not `%.40s`",
-                text);
+                "not `%s`",
+                SS_SHOWN(text));
         return false;
     }
-    if (overflow) {
+    char least[32], most[32];
+    bounds_text((uint64_t)opt->min, is_size ? sizes : durations, least);
+    bounds_text(opt->max != 0 ? (uint64_t)opt->max : INT64_MAX, is_size ? sizes : durations, most);
+    bool bounded = opt->min != 0 || opt->max != 0;
+    if (overflow || (bounded && (value < (uint64_t)opt->min ||
+                                 (opt->max != 0 && value > (uint64_t)opt->max)))) {
         *ret_code = RANGE;
-        SAY("is `%.40s`, which is more than can be counted; choose a smaller %s", text,
-            is_size ? "size" : "duration");
-        return false;
-    }
-    if ((opt->min != 0 || opt->max != 0) &&
-        (value < (uint64_t)opt->min || (opt->max != 0 && value > (uint64_t)opt->max))) {
-        *ret_code = RANGE;
-        if (opt->max == 0)
-            SAY("is `%.40s`, but must be at least %lld %s", text, (long long)opt->min,
-                is_size ? "bytes" : "ms");
+        if (opt->max != 0)
+            SAY("is %s, but must lie between %s and %s", SS_SHOWN(text), least, most);
+        else if (overflow)
+            SAY("is %s, which is more than can be counted; choose a smaller %s", SS_SHOWN(text),
+                is_size ? "size" : "duration");
         else
-            SAY("is `%.40s`, but must lie between %lld and %lld %s", text, (long long)opt->min,
-                (long long)opt->max, is_size ? "bytes" : "ms");
+            SAY("is %s, but must be at least %s", SS_SHOWN(text), least);
         return false;
     }
     *(uint64_t *)to = value;
@@ -103,13 +118,13 @@ static bool integer(const ss_option *opt, const char *text, void *to, const char
     if (!(isdigit((unsigned char)*text) || (*text == '-' && isdigit((unsigned char)text[1]))) ||
         *end != '\0') {
         *ret_code = KIND;
-        SAY("wants a whole number, not `%.40s`", text);
+        SAY("wants a whole number, not `%s`", SS_SHOWN(text));
         return false;
     }
     bool bounded = opt->min != 0 || opt->max != 0;
     if (errno == ERANGE || (bounded && (value < opt->min || value > opt->max))) {
         *ret_code = RANGE;
-        SAY("is %.40s, but must lie between %lld and %lld", text,
+        SAY("is %s, but must lie between %lld and %lld", SS_SHOWN(text),
             bounded ? (long long)opt->min : (long long)INT64_MIN,
             bounded ? (long long)opt->max : (long long)INT64_MAX);
         return false;
@@ -131,7 +146,7 @@ static bool choice(const ss_option *opt, const char *text, void *to, const char 
             if (refused) {
                 *ret_code = "SS-CFG-0010";
                 SAY("is `%s`, which is not supported yet by this version; choose another value",
-                    text);
+                    SS_SHOWN(text));
                 return false;
             }
             *(int *)to = index;
@@ -155,7 +170,7 @@ static bool choice(const ss_option *opt, const char *text, void *to, const char 
             at++;
     }
     if (n > 0 && (size_t)n < size)
-        snprintf(why + n, size - (size_t)n, ", not `%.40s`", text);
+        snprintf(why + n, size - (size_t)n, ", not `%s`", SS_SHOWN(text));
     return false;
 }
 
@@ -168,7 +183,7 @@ bool cfg_value(const ss_option *opt, const char *text, void *to, const char **re
     case SS_OPT_BOOL:
         if (strcmp(text, "true") != 0 && strcmp(text, "false") != 0) {
             *ret_code = KIND;
-            SAY("wants true or false, not `%.40s`", text);
+            SAY("wants true or false, not `%s`", SS_SHOWN(text));
             return false;
         }
         *(bool *)to = *text == 't';
@@ -197,7 +212,7 @@ static ss_status default_strings(ss_config *config, const char *text, ss_strings
         most += *p == ',';
     const char **items = ss_arena_zalloc(config->arena, (most + 1) * sizeof *items);
     if (copy == NULL || items == NULL)
-        return ss_fail(reterr, SS_STOP, "SS-SYS-0001",
+        return ss_fail(reterr, SS_RETRY, "SS-SYS-0001",
                        "there is no memory for the configuration file %s", config->path);
     out->items = items;
     out->count = 0;
@@ -229,51 +244,12 @@ ss_status cfg_defaults(ss_config *config, const ss_option *table, void *out, ss_
     return SS_OK;
 }
 
-/* Edit distance with neighbours swapped as one step (optimal string alignment), case ignored. */
-static size_t distance(const char *a, const char *b) {
-    enum { MOST = 48 };
-    size_t la = strlen(a), lb = strlen(b);
-    size_t row[3][MOST + 1];
-
-    if (la > MOST || lb > MOST)
-        return SIZE_MAX;
-    for (size_t j = 0; j <= lb; j++)
-        row[0][j] = j;
-    for (size_t i = 1; i <= la; i++) {
-        size_t *now = row[i % 3], *before = row[(i - 1) % 3], *twice = row[(i + 1) % 3];
-        now[0] = i;
-        for (size_t j = 1; j <= lb; j++) {
-            bool same = tolower((unsigned char)a[i - 1]) == tolower((unsigned char)b[j - 1]);
-            size_t best = before[j - 1] + !same;
-            if (before[j] + 1 < best)
-                best = before[j] + 1;
-            if (now[j - 1] + 1 < best)
-                best = now[j - 1] + 1;
-            if (i > 1 && j > 1 &&
-                tolower((unsigned char)a[i - 1]) == tolower((unsigned char)b[j - 2]) &&
-                tolower((unsigned char)a[i - 2]) == tolower((unsigned char)b[j - 1]) &&
-                twice[j - 2] + 1 < best)
-                best = twice[j - 2] + 1;
-            now[j] = best;
-        }
-    }
-    return row[la % 3][lb];
-}
-
 const char *cfg_nearest(const ss_option *table, const char *key) {
     const char *ret = NULL;
     size_t least = SIZE_MAX;
-    size_t len = strlen(key);
-    size_t allowed = len <= 2 ? 1 : len <= 5 ? 2 : len / 3 + 1;
 
-    for (const ss_option *opt = table; opt->key != NULL; opt++) {
-        if (opt->type == SS_OPT_UNSUPPORTED)
-            continue;
-        size_t far = distance(key, opt->key);
-        if (far < least && far <= allowed && far < strlen(opt->key)) {
-            least = far;
+    for (const ss_option *opt = table; opt->key != NULL; opt++)
+        if (opt->type != SS_OPT_UNSUPPORTED && ss_nearer(key, opt->key, &least))
             ret = opt->key;
-        }
-    }
     return ret;
 }

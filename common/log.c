@@ -6,6 +6,8 @@
  * libraries read it from any thread. */
 #include "sidespool/log.h"
 
+#include "sidespool/text.h"
+
 #include <errno.h>
 #include <math.h>
 #include <stdatomic.h>
@@ -44,19 +46,9 @@ static void put_str(line *l, const char *s) {
     put(l, s, strlen(s));
 }
 
-/* Length of the well-formed UTF-8 character at s, 0 when it is none (or a C1 control, which moves
- * terminals). */
-static size_t utf8_len(const unsigned char *s) {
-    unsigned char c = s[0];
-    size_t n = c >= 0xC2 && c <= 0xDF ? 2 : (c & 0xF0) == 0xE0 ? 3 : c >= 0xF0 && c <= 0xF4 ? 4 : 0;
-
-    for (size_t i = 1; i < n; i++)
-        if ((s[i] & 0xC0) != 0x80)
-            return 0;
-    if ((c == 0xE0 && s[1] < 0xA0) || (c == 0xED && s[1] > 0x9F) || (c == 0xF0 && s[1] < 0x90) ||
-        (c == 0xF4 && s[1] > 0x8F) || (c == 0xC2 && s[1] < 0xA0))
-        return 0;
-    return n;
+/* As ss_utf8_len, but a C1 control, which moves terminals, is none. */
+static size_t shown_len(const unsigned char *s, size_t left) {
+    return s[0] == 0xC2 && left > 1 && s[1] < 0xA0 ? 0 : ss_utf8_len(s, left);
 }
 
 static bool is_bare(unsigned char c) {
@@ -78,7 +70,7 @@ static void put_value(line *l, const char *value) {
     l->quoted = !l->full;
     while (*s != '\0') {
         char hex[5];
-        size_t n = *s < 0x80 ? 1 : utf8_len(s);
+        size_t n = shown_len(s, strnlen((const char *)s, 4));
         if (*s == '"' || *s == '\\') {
             put(l, (char[2]){'\\', (char)*s}, 2);
         } else if (*s == '\n') {

@@ -75,6 +75,9 @@ ss_status ss_segment_fail(int rc, const char *path, const char *doing, ss_error 
     case EROFS:
         return ss_fail_sys(reterr, SS_STOP, SS_SPOOL_ACCESS, rc,
                            "cannot %s %s; agent and applier must share a group that may write there", doing, path);
+    case ENOTDIR:
+        return ss_fail(reterr, SS_STOP, SS_SPOOL_ACCESS,
+                       "cannot %s %s: a part of that path is a file; correct spool.path, or move that file away", doing, path);
     case ENOMEM:
         return ss_fail_sys(reterr, SS_RETRY, SS_SPOOL_MEMORY, rc, "cannot %s %s", doing, path);
     case MDB_VERSION_MISMATCH:

@@ -78,6 +78,24 @@ static ss_status make_dir(const char *dir, const char *parent, ss_error *reterr)
     return ss_dir_sync(parent, reterr);
 }
 
+/* spool.path itself, with the folders above it: --check says that it will be made. */
+static ss_status make_path(const char *path, ss_error *reterr) {
+    struct stat st;
+    if (path[0] == '\0' || stat(path, &st) == 0)
+        return SS_OK;
+    char *parent = strdup(path);
+    if (parent == NULL)
+        return ss_fail(reterr, SS_RETRY, SS_SPOOL_MEMORY, "out of memory opening %s", path);
+    char *slash = strrchr(parent, '/');
+    if (slash != NULL)
+        *slash = '\0';
+    ss_status status = slash != NULL ? make_path(parent, reterr) : SS_OK;
+    if (status == SS_OK)
+        status = make_dir(path, slash == NULL ? "." : parent[0] == '\0' ? "/" : parent, reterr);
+    free(parent);
+    return status;
+}
+
 static void spool_options(ss_spool_options *o) {
     if (o->segment_size == 0)
         o->segment_size = SPOOL_SEGMENT_BYTES;
@@ -128,6 +146,8 @@ ss_status ss_spool_open(const char *path, const char *source, const ss_spool_opt
         spool->dir = NULL;
         status = ss_fail(reterr, SS_RETRY, SS_SPOOL_MEMORY, "out of memory opening %s/%s", path, source);
     }
+    if (status == SS_OK)
+        status = make_path(path, reterr);
     if (status == SS_OK)
         status = make_dir(spool->dir, path, reterr);
     if (status == SS_OK)

@@ -1,33 +1,17 @@
-/* `sidespool spool ls | dump | verify | trim | forget`: arguments, and the two short commands. Reads the files as any
- * reader does; needs neither agent nor applier. */
+/* `sidespool spool ls | dump | verify | trim | forget`: which sources are meant, and the two short commands. Reads the files as
+ * any reader does; needs neither agent nor applier. */
 #include "spool/spool_command.h"
+
+#include "sidespool/text.h"
 
 #include <dirent.h>
 #include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
-#include <yaml.h>
-
-#define DEFAULT_CONFIG "/etc/sidespool/applier.yaml"
-#define DEFAULT_SPOOL "/var/lib/sidespool/spool"
-
-static const char usage[] =
-    "Usage: sidespool spool COMMAND [--config APPLIER | --spool DIR] [SOURCE…]\n\n"
-    "  ls      [--json]                        logs, segments, positions, consumers and what waits for them\n"
-    "  dump    [--log stream|copy] [--from SEQ] [--to SEQ]   records as JSON lines (they hold row values)\n"
-    "  verify  [--json]                        read every frame of every segment; exit 1 when one is damaged\n"
-    "  trim    [--retain DURATION]             remove what every consumer has applied; only while no agent runs\n"
-    "  forget  --consumer NAME [--yes]         a consumer that will not come back; what waits for it may then go\n\n"
-    "  --config FILE   whose spool.path to use (default " DEFAULT_CONFIG ")\n"
-    "  --spool DIR     the spool itself, instead of --config\n"
-    "  --json          for programs\n"
-    "  --help          this text\n\n"
-    "Without SOURCE: every source in the spool.\n";
 
 int ss_spool_say(const char *source, ss_status status, const ss_error *err) {
     fprintf(stderr, "sidespool: %s%s%s%s%s%s\n", source != NULL ? source : "", source != NULL ? ": " : "", err->text,
@@ -55,84 +39,6 @@ const char *ss_spool_bytes_text(uint64_t bytes, char buf[32]) {
     return buf;
 }
 
-/* ---- spool.path ---- */
-
-static yaml_node_t *value_of(yaml_document_t *doc, yaml_node_t *map, const char *key) {
-    if (map == NULL || map->type != YAML_MAPPING_NODE)
-        return NULL;
-    for (yaml_node_pair_t *pair = map->data.mapping.pairs.start; pair < map->data.mapping.pairs.top; pair++) {
-        yaml_node_t *k = yaml_document_get_node(doc, pair->key);
-        if (k != NULL && k->type == YAML_SCALAR_NODE && strcmp((const char *)k->data.scalar.value, key) == 0)
-            return yaml_document_get_node(doc, pair->value);
-    }
-    return NULL;
-}
-
-/* Only spool.path is wanted: the daemons judge the rest of their file, and this command works for either's. */
-ss_status ss_spool_config_path(const char *file, char **ret, ss_error *reterr) {
-    yaml_parser_t parser;
-    yaml_document_t doc;
-    FILE *in = fopen(file, "re");
-    if (in == NULL)
-        return ss_fail_sys(reterr, SS_STOP, SS_SPOOL_CONFIG, errno, "cannot read %s; name the spool by --spool DIR", file);
-    if (yaml_parser_initialize(&parser) == 0) {
-        (void)fclose(in);
-        return ss_fail(reterr, SS_RETRY, SS_SPOOL_MEMORY, "out of memory reading %s", file);
-    }
-    yaml_parser_set_input_file(&parser, in);
-    ss_status status = SS_OK;
-    if (yaml_parser_load(&parser, &doc) == 0) {
-        status = ss_fail(reterr, SS_STOP, SS_SPOOL_CONFIG, "%s:%zu:%zu: %s", file, parser.problem_mark.line + 1,
-                         parser.problem_mark.column + 1, parser.problem != NULL ? parser.problem : "not YAML");
-    } else {
-        yaml_node_t *spool = value_of(&doc, yaml_document_get_root_node(&doc), "spool");
-        yaml_node_t *path = value_of(&doc, spool, "path");
-        const char *text = path != NULL && path->type == YAML_SCALAR_NODE ? (const char *)path->data.scalar.value
-                                                                          : DEFAULT_SPOOL;
-        char *copy = strdup(text);
-        if (copy == NULL)
-            status = ss_fail(reterr, SS_RETRY, SS_SPOOL_MEMORY, "out of memory reading %s", file);
-        else
-            *ret = copy;
-        yaml_document_delete(&doc);
-    }
-    yaml_parser_delete(&parser);
-    (void)fclose(in);
-    return status;
-}
-
-/* Does the applier's file still have a route of that name? (Its name is its source's when it has none.) A file that cannot
- * be read as one says no: this only words a question. */
-static bool route_configured(const char *file, const char *source, const char *consumer) {
-    yaml_parser_t parser;
-    yaml_document_t doc;
-    bool found = false;
-    FILE *in = file != NULL ? fopen(file, "re") : NULL;
-    if (in == NULL || yaml_parser_initialize(&parser) == 0) {
-        if (in != NULL)
-            (void)fclose(in);
-        return false;
-    }
-    yaml_parser_set_input_file(&parser, in);
-    if (yaml_parser_load(&parser, &doc) != 0) {
-        yaml_node_t *routes = value_of(&doc, yaml_document_get_root_node(&doc), "routes");
-        bool list = routes != NULL && routes->type == YAML_SEQUENCE_NODE;
-        for (yaml_node_item_t *item = list ? routes->data.sequence.items.start : NULL;
-             list && item < routes->data.sequence.items.top; item++) {
-            yaml_node_t *route = yaml_document_get_node(&doc, *item);
-            yaml_node_t *of = value_of(&doc, route, "source"), *name = value_of(&doc, route, "name");
-            name = name != NULL ? name : of;
-            if (of != NULL && of->type == YAML_SCALAR_NODE && name->type == YAML_SCALAR_NODE)
-                found = found || (strcmp((const char *)of->data.scalar.value, source) == 0 &&
-                                  strcmp((const char *)name->data.scalar.value, consumer) == 0);
-        }
-        yaml_document_delete(&doc);
-    }
-    yaml_parser_delete(&parser);
-    (void)fclose(in);
-    return found;
-}
-
 /* ---- which sources ---- */
 
 static bool holds_a_log(const char *path, const char *name) {
@@ -155,11 +61,13 @@ static int by_text(const void *a, const void *b) {
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
+/* -1: go on; else the exit code. */
 static int find_sources(ss_spool_args *args) {
     DIR *d = opendir(args->path);
     if (d == NULL) {
         int err = errno;
-        fprintf(stderr, "sidespool: cannot look into %s: %s\n", args->path, strerror(err));
+        fprintf(stderr, "sidespool: cannot look into %s, which %s names: %s\n", SS_SHOWN(args->path),
+                args->config != NULL ? "spool.path" : "--spool", strerror(err));
         return err == EACCES ? SS_EXIT_REFUSED : err == ENOENT ? SS_EXIT_NOT_SO : SS_EXIT_IO;
     }
     struct dirent *entry;
@@ -181,7 +89,7 @@ static int find_sources(ss_spool_args *args) {
     closedir(d);
     if (args->source_count > 1)
         qsort(args->sources, args->source_count, sizeof(*args->sources), by_text);
-    return SS_EXIT_DONE;
+    return -1;
 }
 
 /* ---- trim, forget ---- */
@@ -256,7 +164,7 @@ static int forget_in(const ss_spool_args *args, const char *source, size_t *foun
         ++*found;
         printf("%s: consumer %s has applied stream %" PRIu64 " and copy %" PRIu64 "\n", source, want.name, want.stream,
                want.copy);
-        if (route_configured(args->config, source, want.name))
+        if (ss_spool_route_configured(args->config, source, want.name))
             printf("%s: route %s is still configured in %s: once forgotten, it may meet a gap and then needs a resync\n", source,
                    want.name, args->config);
         bool go = args->yes;
@@ -286,7 +194,8 @@ static int forget(const ss_spool_args *args) {
         code = code == SS_EXIT_DONE ? one : code;
     }
     if (found == 0 && code == SS_EXIT_DONE) {
-        fprintf(stderr, "sidespool: no consumer %s is registered in %s; `sidespool spool ls` lists them\n", args->consumer, args->path);
+        fprintf(stderr, "sidespool: no consumer %s is registered in %s; `sidespool spool ls` lists them\n",
+                SS_SHOWN(args->consumer), SS_SHOWN(args->path));
         code = SS_EXIT_NOT_SO;
     }
     return code;
@@ -327,140 +236,9 @@ int ss_spool_in_child(void (*fn)(void *ctx, int fd), void *ctx, ss_buf *out, siz
     return WEXITSTATUS(status);
 }
 
-/* ---- arguments ---- */
+/* ---- the command ---- */
 
-static bool number(const char *text, uint64_t *ret) {
-    char *end;
-    errno = 0;
-    unsigned long long value = strtoull(text, &end, 10);
-    if (text[0] < '0' || text[0] > '9' || *end != '\0' || errno != 0)
-        return false;
-    *ret = value;
-    return true;
-}
-
-static bool duration(const char *text, uint64_t *ret) {
-    static const struct {
-        const char *unit;
-        uint64_t ms;
-    } units[] = {{"ms", 1}, {"s", 1000}, {"m", 60000}, {"h", 3600000}, {"d", 86400000}};
-    char *end;
-    errno = 0;
-    unsigned long long value = strtoull(text, &end, 10);
-    if (text[0] < '0' || text[0] > '9' || errno != 0)
-        return false;
-    for (size_t i = 0; i < sizeof(units) / sizeof(units[0]); i++)
-        if (strcmp(end, units[i].unit) == 0 && value <= UINT64_MAX / units[i].ms) {
-            *ret = value * units[i].ms;
-            return true;
-        }
-    if (value == 0 && *end == '\0') {
-        *ret = 0;
-        return true;
-    }
-    return false;
-}
-
-enum { OPT_CONFIG = 256, OPT_SPOOL, OPT_JSON, OPT_LOG, OPT_FROM, OPT_TO, OPT_RETAIN, OPT_CONSUMER, OPT_YES, OPT_HELP };
-
-static const struct option options[] = {
-    {"config", required_argument, NULL, OPT_CONFIG}, {"spool", required_argument, NULL, OPT_SPOOL},
-    {"json", no_argument, NULL, OPT_JSON},           {"log", required_argument, NULL, OPT_LOG},
-    {"from", required_argument, NULL, OPT_FROM},     {"to", required_argument, NULL, OPT_TO},
-    {"retain", required_argument, NULL, OPT_RETAIN}, {"consumer", required_argument, NULL, OPT_CONSUMER},
-    {"yes", no_argument, NULL, OPT_YES},             {"help", no_argument, NULL, OPT_HELP},
-    {NULL, 0, NULL, 0},
-};
-
-/* -1: go on; else the exit code. */
-static int parse_option(ss_spool_args *args, int option, const char *value, const char **config, const char **spool) {
-    bool good = true;
-    switch (option) {
-    case OPT_CONFIG:
-        *config = value;
-        break;
-    case OPT_SPOOL:
-        *spool = value;
-        break;
-    case OPT_JSON:
-        args->json = true;
-        break;
-    case OPT_LOG:
-        good = strcmp(value, "copy") == 0 || strcmp(value, "stream") == 0;
-        args->log = strcmp(value, "copy") == 0 ? SS_LOG_COPY : SS_LOG_STREAM;
-        args->log_given = true;
-        break;
-    case OPT_FROM:
-        good = number(value, &args->from);
-        break;
-    case OPT_TO:
-        good = number(value, &args->to);
-        break;
-    case OPT_RETAIN:
-        good = duration(value, &args->retain_ms);
-        break;
-    case OPT_CONSUMER:
-        args->consumer = value;
-        break;
-    case OPT_YES:
-        args->yes = true;
-        break;
-    case OPT_HELP:
-        (void)fputs(usage, stdout);
-        return SS_EXIT_DONE;
-    default:
-        (void)fputs(usage, stderr);
-        return SS_EXIT_USAGE;
-    }
-    if (good)
-        return -1;
-    fprintf(stderr, "sidespool: spool: \"%s\" is not a value for that option\n%s", value, usage);
-    return SS_EXIT_USAGE;
-}
-
-static int misuse(const char *what) {
-    fprintf(stderr, "sidespool: spool: %s\n%s", what, usage);
-    return SS_EXIT_USAGE;
-}
-
-static int resolve(ss_spool_args *args, int count, char **words, const char *config, const char *spool) {
-    ss_error err = {0};
-    if (config != NULL && spool != NULL)
-        return misuse("--config and --spool exclude each other");
-    if (spool != NULL) {
-        args->path = strdup(spool);
-        if (args->path == NULL)
-            return SS_EXIT_AGAIN;
-    } else {
-        args->config = config != NULL ? config : DEFAULT_CONFIG;
-        if (ss_spool_config_path(args->config, &args->path, &err) != SS_OK) {
-            (void)ss_spool_say(NULL, SS_STOP, &err);
-            return SS_EXIT_CONFIG;
-        }
-    }
-    if (count == 0)
-        return find_sources(args);
-    args->sources = calloc((size_t)count, sizeof(*args->sources));
-    for (int i = 0; args->sources != NULL && i < count; i++) {
-        if (strchr(words[i], '/') != NULL || words[i][0] == '.')
-            return misuse("a source's name has no slash and does not begin with a dot");
-        char *name = strdup(words[i]);
-        if (name == NULL)
-            return SS_EXIT_AGAIN;
-        args->sources[args->source_count++] = name;
-    }
-    return args->sources == NULL ? SS_EXIT_AGAIN : SS_EXIT_DONE;
-}
-
-static int run(const char *command, const ss_spool_args *args) {
-    if (strcmp(command, "ls") == 0)
-        return ss_spool_ls(args);
-    if (strcmp(command, "verify") == 0)
-        return ss_spool_verify(args);
-    if (strcmp(command, "dump") == 0)
-        return args->source_count == 1 ? ss_spool_dump(args) : misuse("dump wants the name of one source");
-    if (strcmp(command, "forget") == 0)
-        return args->consumer != NULL ? forget(args) : misuse("forget wants --consumer NAME");
+static int trim(const ss_spool_args *args) {
     int code = SS_EXIT_DONE;
     for (size_t i = 0; i < args->source_count; i++) {
         int one = trim_source(args, args->sources[i]);
@@ -469,28 +247,24 @@ static int run(const char *command, const ss_spool_args *args) {
     return code;
 }
 
-int ss_spool_command(int argc, char **argv) {
-    static const char *const commands[] = {"ls", "dump", "verify", "trim", "forget"};
-    ss_spool_args args = {.log = SS_LOG_STREAM, .to = UINT64_MAX};
-    const char *config = NULL, *spool = NULL, *command = argc > 0 ? argv[0] : "";
-    if (strcmp(command, "--help") == 0 || strcmp(command, "help") == 0) {
-        (void)fputs(usage, stdout);
-        return SS_EXIT_DONE;
-    }
-    bool known = false;
+static int run(const ss_spool_args *args) {
+    static const struct {
+        const char *name;
+        int (*fn)(const ss_spool_args *args);
+    } commands[] = {{"ls", ss_spool_ls}, {"verify", ss_spool_verify}, {"dump", ss_spool_dump}, {"forget", forget}, {"trim", trim}};
     for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
-        known = known || strcmp(command, commands[i]) == 0;
-    if (!known)
-        return misuse(command[0] == '\0' ? "a command is missing" : "there is no such command");
-    int option, code = -1;
-    optind = 0; /* glibc: scan anew, whatever was scanned before */
-    while (code == -1 && (option = getopt_long(argc, argv, "", options, NULL)) != -1)
-        code = parse_option(&args, option, optarg, &config, &spool);
-    if (code == -1) {
-        code = resolve(&args, argc - optind, argv + optind, config, spool);
-        if (code == SS_EXIT_DONE)
-            code = run(command, &args);
-    }
+        if (strcmp(args->command, commands[i].name) == 0)
+            return commands[i].fn(args);
+    return SS_EXIT_USAGE;
+}
+
+int ss_spool_command(int argc, char **argv) {
+    ss_spool_args args = {.log = SS_LOG_STREAM, .to = UINT64_MAX};
+    int code = ss_spool_parse(argc, argv, &args);
+    if (code == -1 && args.source_count == 0)
+        code = find_sources(&args);
+    if (code == -1)
+        code = run(&args);
     if (fflush(stdout) != 0 && code == SS_EXIT_DONE)
         code = SS_EXIT_IO;
     for (size_t i = 0; i < args.source_count; i++)

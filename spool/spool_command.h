@@ -8,7 +8,8 @@ typedef struct {
     char *path; /* spool.path */
     char **sources;
     size_t source_count;
-    bool json, yes, log_given;
+    const char *command;
+    bool json, yes;
     ss_log_kind log;
     uint64_t from, to, retain_ms;
     const char *consumer;
@@ -20,8 +21,11 @@ int ss_spool_dump(const ss_spool_args *args);
 int ss_spool_verify(const ss_spool_args *args);
 /* "SS-…: text" on stderr; the exit code that fits. */
 int ss_spool_say(const char *source, ss_status status, const ss_error *err);
-/* spool.path of an applier's or agent's file. */
-SS_MUST ss_status ss_spool_config_path(const char *file, char **ret, ss_error *reterr);
+/* Reads the arguments into `ret` (with its defaults set). -1: go on; else the exit code, all said. */
+int ss_spool_parse(int argc, char **argv, ss_spool_args *ret);
+/* Does the file still have a route of that name? (Its name is its source's when it has none.) A file that cannot be read, or
+ * NULL, says no: this only words a question. */
+bool ss_spool_route_configured(const char *file, const char *source, const char *consumer);
 /* "1.2 MiB" in a buffer of the caller. */
 const char *ss_spool_bytes_text(uint64_t bytes, char buf[32]);
 /* Runs fn in a child that opens everything itself, so that a damaged page kills the child alone. Returns its exit code; a

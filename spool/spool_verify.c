@@ -306,6 +306,8 @@ int ss_spool_verify(const ss_spool_args *args) {
             if (status != SS_OK) {
                 int one = ss_spool_say(args->sources[i], status, &err);
                 v.code = v.code == SS_EXIT_DONE ? one : v.code;
+                if (err.code != NULL && strcmp(err.code, SS_SPOOL_ABSENT) == 0)
+                    break; /* neither log is there: said once */
             }
         }
     if (args->json) {

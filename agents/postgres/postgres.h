@@ -20,6 +20,7 @@ struct ss_postgres_options {
     const char *slot;          /* NULL: sidespool_<source> */
     const char *password_file; /* NULL: .pgpass, the dsn or the server's own means */
     uint64_t connect_timeout;  /* ms */
+    ss_place dsn_place, publication_place, slot_place; /* line 0: not written */
 };
 extern const ss_option ss_postgres_options_table[];
 
@@ -33,6 +34,7 @@ typedef struct {
     char publication[64];
     char slot[64];
 } ss_postgres_names;
+SS_MUST ss_status ss_postgres_configured(const ss_source_env *env, ss_place *ret_place, ss_error *reterr);
 SS_MUST ss_status ss_postgres_names_get(const ss_source_env *env, ss_postgres_names *ret,
                                         ss_error *reterr);
 

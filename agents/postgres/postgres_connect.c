@@ -3,8 +3,11 @@
  *
  * Any thread; a connection belongs to the thread that made it. */
 #include "agents/postgres/postgres.h"
-#include "sidespool/server_message.h"
+#include "sidespool/dsn.h"
 #include "sidespool/log.h"
+#include "sidespool/password.h"
+#include "sidespool/server_message.h"
+#include "sidespool/text.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -22,15 +25,18 @@ const ss_option ss_postgres_options_table[] = {
      .type = SS_OPT_STRING,
      .offset = OPT(dsn),
      .required = true,
+     .place_offset = OPT(dsn_place),
      .help = "How to reach the source database, as a libpq connection string or URI; it names "
              "exactly one database."},
     {.key = "publication",
      .type = SS_OPT_STRING,
      .offset = OPT(publication),
+     .place_offset = OPT(publication_place),
      .help = "The publication; made when missing. Default: sidespool_ and the source's name."},
     {.key = "slot",
      .type = SS_OPT_STRING,
      .offset = OPT(slot),
+     .place_offset = OPT(slot_place),
      .help = "The logical replication slot; made at the first start. Default: sidespool_ and the "
              "source's name."},
     {.key = "password_file",
@@ -42,6 +48,8 @@ const ss_option ss_postgres_options_table[] = {
      .type = SS_OPT_DURATION,
      .offset = OPT(connect_timeout),
      .deflt = "10s",
+     .min = 1000,
+     .max = 3600000,
      .help = "How long one attempt to connect may take."},
     {.key = NULL},
 };
@@ -58,12 +66,46 @@ static int64_t now_ms(void) {
 static ss_status name_fill(char ret[64], const char *given, const ss_source_env *env,
                            const char *what, ss_error *reterr) {
     int len = given ? snprintf(ret, 64, "%s", given) : snprintf(ret, 64, "sidespool_%s", env->name);
-    if (len <= 0 || len >= 64)
+    if (len > 0 && len < 64)
+        return SS_OK;
+    if (given)
         return ss_fail(reterr, SS_STOP, "SS-PG-0004",
-                       "the name of the %s has %d bytes, PostgreSQL allows 1 to 63; set "
-                       "postgres.%s in the agent's file",
-                       what, len, what);
+                       "`postgres.%s` has %d bytes, PostgreSQL allows 1 to 63; choose another name",
+                       what, len);
+    return ss_fail(reterr, SS_STOP, "SS-PG-0004",
+                   "the name of the %s would be sidespool_ and the source's name, %d bytes, and "
+                   "PostgreSQL allows 63; set `postgres.%s`",
+                   what, len, what);
+}
+
+static ss_status slot_fill(char ret[64], const struct ss_postgres_options *opt,
+                           const ss_source_env *env, ss_error *reterr) {
+    ss_status status = name_fill(ret, opt->slot, env, "slot", reterr);
+    if (status != SS_OK)
+        return status;
+    for (char *p = ret; !opt->slot && *p; p++) /* source names may hold what a slot's name may not */
+        *p = *p == '-' ? '_' : *p;
+    if (ret[strspn(ret, "abcdefghijklmnopqrstuvwxyz0123456789_")] != '\0')
+        return ss_fail(reterr, SS_STOP, "SS-PG-0004",
+                       "`postgres.slot` is \"%s\", and a slot's name may only hold a-z, 0-9 and _; "
+                       "choose another name",
+                       SS_SHOWN(ret));
     return SS_OK;
+}
+
+ss_status ss_postgres_configured(const ss_source_env *env, ss_place *ret_place, ss_error *reterr) {
+    const struct ss_postgres_options *opt = ss_postgres_opt(env);
+    const char *complaint = ss_dsn_complaint(opt->dsn, opt->password_file != NULL);
+    char name[64];
+    *ret_place = opt->dsn_place;
+    if (complaint)
+        return ss_fail(reterr, SS_STOP, "SS-PG-0002", "`postgres.dsn` %s", complaint);
+    *ret_place = opt->publication_place;
+    ss_status status = name_fill(name, opt->publication, env, "publication", reterr);
+    if (status != SS_OK)
+        return status;
+    *ret_place = opt->slot_place;
+    return slot_fill(name, opt, env, reterr);
 }
 
 ss_status ss_postgres_names_get(const ss_source_env *env, ss_postgres_names *ret,
@@ -72,20 +114,9 @@ ss_status ss_postgres_names_get(const ss_source_env *env, ss_postgres_names *ret
     ss_postgres_names out;
     ss_status status = name_fill(out.publication, opt->publication, env, "publication", reterr);
     if (status == SS_OK)
-        status = name_fill(out.slot, opt->slot, env, "slot", reterr);
+        status = slot_fill(out.slot, opt, env, reterr);
     if (status != SS_OK)
         return status;
-    if (!opt->slot) { /* source names may hold what a slot's name may not */
-        for (char *p = out.slot; *p; p++)
-            *p = *p == '-' || *p == '.'   ? '_'
-                 : *p >= 'A' && *p <= 'Z' ? (char)(*p - 'A' + 'a')
-                                          : *p;
-    }
-    if (out.slot[strspn(out.slot, "abcdefghijklmnopqrstuvwxyz0123456789_")] != '\0')
-        return ss_fail(reterr, SS_STOP, "SS-PG-0004",
-                       "the slot name \"%s\" may only hold a-z, 0-9 and _; set postgres.slot in "
-                       "the agent's file",
-                       out.slot);
     *ret = out;
     return SS_OK;
 }
@@ -185,42 +216,17 @@ ss_status ss_postgres_fail(ss_error *reterr, const char *code, const char *where
  * -------------------------------------------------------------------------------------------------
  */
 
-/* First line of the password file into `ret`, which the caller wipes. */
-static ss_status password_read(const char *path, char *ret, size_t size, ss_error *reterr) {
-    char full[4096];
-    const char *dir = getenv("CREDENTIALS_DIRECTORY");
-    if (!strchr(path, '/') && dir)
-        snprintf(full, sizeof full, "%s/%s", dir, path);
-    else
-        snprintf(full, sizeof full, "%s", path);
-    int fd = open(full, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return ss_fail_sys(reterr, SS_STOP, "SS-PG-0002", errno,
-                           "cannot read postgres.password_file %s", full);
-    ss_status status = SS_OK;
-    struct stat st;
-    ssize_t len = -1;
-    if (fstat(fd, &st) == 0 && (st.st_mode & S_IRWXO) != 0)
-        status = ss_fail(reterr, SS_STOP, "SS-PG-0002",
-                         "postgres.password_file %s is open to everybody; chmod o= it", full);
-    else if ((len = read(fd, ret, size - 1)) < 0)
-        status = ss_fail_sys(reterr, SS_STOP, "SS-PG-0002", errno,
-                             "cannot read postgres.password_file %s", full);
-    close(fd);
-    if (status != SS_OK)
-        return status;
-    ret[len] = '\0';
-    ret[strcspn(ret, "\r\n")] = '\0';
-    return SS_OK;
-}
-
 /* libpq's complaint about a bad dsn quotes it, password and all: it is parsed here first and never
  * repeated. */
 static ss_status dsn_check(const char *dsn, bool *ret_many_hosts, bool set[3], ss_error *reterr) {
     char *ignored = NULL;
+    errno = 0;
     PQconninfoOption *parts = PQconninfoParse(dsn, &ignored);
+    bool memory = errno == ENOMEM;
     if (ignored)
         PQfreemem(ignored);
+    if (!parts && memory)
+        return ss_fail(reterr, SS_RETRY, "SS-SYS-0001", "there is no memory to look at postgres.dsn");
     if (!parts)
         return ss_fail(reterr, SS_STOP, "SS-PG-0002",
                        "postgres.dsn is not a libpq connection string or URI (its text is not "
@@ -348,7 +354,7 @@ ss_status ss_postgres_connect(const ss_source_env *env, bool replication, PGconn
     ss_status status = dsn_check(opt->dsn, &many_hosts, set, reterr);
     char password[1024] = "", application[64], timeout[24];
     if (status == SS_OK && opt->password_file)
-        status = password_read(opt->password_file, password, sizeof password, reterr);
+        status = ss_password_read(opt->password_file, "SS-PG-0002", password, sizeof password, reterr);
     if (status != SS_OK)
         return status;
     snprintf(application, sizeof application, "sidespool-%s", env->name);

@@ -385,6 +385,7 @@ const ss_source_ops ss_source_postgres = {
     .name = "postgres",
     .options = ss_postgres_options_table,
     .options_size = sizeof(struct ss_postgres_options),
+    .configured = ss_postgres_configured,
     .check = ss_postgres_check,
     .open = source_open,
     .prepare = source_prepare,

@@ -22,10 +22,10 @@ typedef enum {
     SS_OPT_UNSUPPORTED,
 } ss_opt_type;
 
-typedef struct { const char **items; size_t count; } ss_strings;
-typedef struct { void *items; size_t count; } ss_list;
 /* Where a value stood, for messages about it after parsing. */
 typedef struct { int line, column; } ss_place;
+typedef struct { const char **items; size_t count; const ss_place *places; /* one for each; NULL: by default */ } ss_strings;
+typedef struct { void *items; size_t count; } ss_list;
 
 typedef struct ss_option {
     const char *key;
@@ -46,12 +46,17 @@ typedef struct ss_config ss_config; /* owns every string and list of a loaded fi
 
 /* Reads `path` into `out` (zeroed by the caller). On failure *reterr says file:line:column, key, remedy. */
 SS_MUST ss_status ss_config_load(const char *path, const ss_option *table, void *out, ss_config **ret, ss_error *reterr);
+/* The same for a program that wants a few keys of another's file: keys that `table` does not know are passed over unread. */
+SS_MUST ss_status ss_config_peek(const char *path, const ss_option *table, void *out, ss_config **ret, ss_error *reterr);
 void ss_config_free(ss_config *config);
 /* "FILE:LINE:COL" of a place, for later checks. Static buffer per thread. */
 const char *ss_config_place(const ss_config *config, ss_place place);
 /* The reference as Markdown (docs/configuration.md is generated from it) and as --help text. */
 void ss_option_print_markdown(const ss_option *table, const char *title, ss_buf *out);
 void ss_option_print_help(const ss_option *table, ss_buf *out);
+
+/* As it would stand in a file: "64MiB", "100000" when it is no whole KiB. */
+const char *ss_size_text(uint64_t bytes, char buf[32]);
 
 /* Name patterns: `*` matches any run of characters, everything else itself. "schema.table". */
 bool ss_pattern_match(const char *pattern, const char *name);

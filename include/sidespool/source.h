@@ -89,6 +89,9 @@ typedef struct {
     const ss_option *options;         /* children of that block */
     size_t options_size;
 
+    /* Whether the options can be meant at all, without connecting; asked when the file is read (SS_STOP: exit 78, with the place of
+     * the wrong value in *ret_place, line 0: nowhere). NULL: always. */
+    ss_status (*configured)(const ss_source_env *env, ss_place *ret_place, ss_error *reterr);
     ss_status (*check)(const ss_source_env *env, ss_check_line line, void *ctx, ss_error *reterr);
 
     /* Connects, compares identity and position with what the spool knows. identity/position "" at the very first start.

@@ -35,7 +35,6 @@
 #define SS_SPOOL_MEMORY "SS-SPOOL-0011"   /* SS_RETRY: out of memory */
 #define SS_SPOOL_ACCESS "SS-SPOOL-0012"   /* SS_STOP: permission denied */
 #define SS_SPOOL_INTERNAL "SS-SPOOL-0013" /* SS_STOP: the program broke the contract of this header */
-#define SS_SPOOL_CONFIG "SS-SPOOL-0015"   /* SS_STOP: the configuration file cannot be read (`sidespool spool`) */
 #define SS_SPOOL_RECORD "SS-SPOOL-0014"   /* SS_STOP: one record is larger than max_message */
 
 typedef enum { SS_LOG_COPY, SS_LOG_STREAM } ss_log_kind;

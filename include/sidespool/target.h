@@ -98,8 +98,9 @@ typedef struct {
     const ss_option *options;
     size_t options_size;
 
-    /* Whether the options can be meant at all, without connecting; asked when the file is read (SS_STOP: exit 78). NULL: always. */
-    ss_status (*configured)(const void *options, ss_error *reterr);
+    /* Whether the options can be meant at all, without connecting; asked when the file is read (SS_STOP: exit 78, with the
+     * place of the wrong value in *ret_place). NULL: always. */
+    ss_status (*configured)(const void *options, ss_place *ret_place, ss_error *reterr);
     ss_status (*check)(const ss_target_env *env, ss_check_line line, void *ctx, ss_error *reterr);
     ss_status (*open)(const ss_target_env *env, ss_target **ret, ss_error *reterr);
     void (*close)(ss_target *target);

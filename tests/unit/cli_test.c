@@ -99,7 +99,7 @@ static void usage_errors(void **state) {
          "--help\n"},
         {{"nonsense"}, "sidespool: There is no command \"nonsense\".\nTry: sidespool --help\n"},
         {{"status", "--rote", "x"},
-         "sidespool: There is no option \"--rote\".\nTry: sidespool --help\n"},
+         "sidespool: There is no option \"--rote\"; did you mean --route?\nTry: sidespool --help\n"},
         {{"status", "--config"}, "sidespool: --config wants a value.\nTry: sidespool --help\n"},
         {{"status", "extra"},
          "sidespool: status: \"extra\" is one word too many.\nUsage: sidespool status [--json] "
@@ -107,7 +107,7 @@ static void usage_errors(void **state) {
         {{"wait"},
          "sidespool: wait: --route is missing.\nUsage: sidespool wait --route R [--timeout S]\n"},
         {{"wait", "--route", "r", "--timeout", "soon"},
-         "sidespool: --timeout wants seconds or a duration such as 30, 90s or 5m, not \"soon\".\n"
+         "sidespool: --timeout wants seconds or a duration such as 30, 90s or 5m, up to 1000d, not \"soon\".\n"
          "Try: sidespool --help\n"},
         {{"pause", "--route", "r", "--json"},
          "sidespool: pause: takes no --json.\nUsage: sidespool pause --route R\n"},

@@ -271,7 +271,7 @@ static const struct {
     {"source: a\npostgres:\n  dsn: x\n  publicaton: p\n", "SS-CFG-0009",
      "4:3: the key `postgres.publicaton` is not known; did you mean `publication`?"},
     {"source: a\nroutes:\n- source: b\n- {taget: {}}\n", "SS-CFG-0014",
-     "3:3: the block `routes[0]` lacks its required key `target`"},
+     "3:3: the block `routes[0]` lacks its required key `target`; add it"},
     {"source: a\nroutes:\n- {taget: {}}\n", "SS-CFG-0009",
      "3:4: the key `routes[0].taget` is not known; did you mean `target`?"},
     {"source: a\nMAX_SIZE: 1\n", "SS-CFG-0009",
@@ -293,9 +293,9 @@ static const struct {
      "3:1: the key `source` stands twice, first at line 1 column 1; remove one"},
     {"source: a\npostgres: {dsn: x, dsn: y}\n", "SS-CFG-0008",
      "2:20: the key `postgres.dsn` stands twice, first at line 2 column 12; remove one"},
-    {"adopt: true\n", "SS-CFG-0014", "1:1: the required key `source` is missing (unique name)"},
+    {"adopt: true\n", "SS-CFG-0014", "1:1: the required key `source` is missing; add it (unique name)"},
     {"source: a\npostgres:\n  port: 5\n", "SS-CFG-0014",
-     "3:3: the block `postgres` lacks its required key `dsn` (how to connect)"},
+     "3:3: the block `postgres` lacks its required key `dsn`; add it (how to connect)"},
     {"source:\n", "SS-CFG-0011", "1:8: `source` has no value; give it one or remove the key"},
     {"source: ~\n", "SS-CFG-0011", "1:9: `source` has no value; give it one or remove the key"},
     {"source: ''\n", "SS-CFG-0012", "1:9: `source` is empty; give it a value"},
@@ -311,7 +311,7 @@ static const struct {
     {"source: a\ninclude: [a, [b]]\n", "SS-CFG-0011",
      "2:14: `include[1]` wants a single value, but here stands a list"},
     {"source: a\ninclude: [a, ]\npostgres: x\n", "SS-CFG-0011",
-     "3:11: `postgres` wants a block of keys, but here stands a single value"},
+     "3:11: `postgres` wants a block of keys, but here stands a single value; it needs `dsn`"},
     {"source: a\npostgres:\n", "SS-CFG-0011",
      "2:10: `postgres` wants a block of keys, but here stands nothing; it needs `dsn`"},
     {"source: a\nroutes: {source: b}\n", "SS-CFG-0011",
@@ -340,16 +340,16 @@ static const struct {
     {"source: a\nmax_size: 1.5GiB\n", "SS-CFG-0012", "2:11: `max_size` " SIZE_FORM "`1.5GiB`"},
     {"source: a\nmax_size: -1\n", "SS-CFG-0012", "2:11: `max_size` " SIZE_FORM "`-1`"},
     {"source: a\nmax_size: 16777216TiB\n", "SS-CFG-0013",
-     "2:11: `max_size` is `16777216TiB`, which is more than can be counted; choose a smaller size"},
+     "2:11: `max_size` is 16777216TiB, which is more than can be counted; choose a smaller size"},
     {"source: a\nmax_size: 18446744073709551616\n", "SS-CFG-0013",
-     "2:11: `max_size` is `18446744073709551616`, which is more than can be counted; choose a "
+     "2:11: `max_size` is 18446744073709551616, which is more than can be counted; choose a "
      "smaller size"},
     {"source: a\nmax_size: 12B\n", "SS-CFG-0013",
-     "2:11: `max_size` is `12B`, but must be at least 1024 bytes"},
+     "2:11: `max_size` is 12B, but must be at least 1KiB"},
     {"source: a\nretain: 24\n", "SS-CFG-0012", "2:9: `retain` " TIME_FORM "`24`"},
     {"source: a\nretain: 1h30m\n", "SS-CFG-0012", "2:9: `retain` " TIME_FORM "`1h30m`"},
     {"source: a\nretain: 999999999999999d\n", "SS-CFG-0013",
-     "2:9: `retain` is `999999999999999d`, which is more than can be counted; choose a smaller "
+     "2:9: `retain` is 999999999999999d, which is more than can be counted; choose a smaller "
      "duration"},
     {"source: &x a\n", "SS-CFG-0007",
      "1:9: anchors and aliases (`&x`) are not taken here; write the value out, or put a text that "
@@ -358,35 +358,33 @@ static const struct {
      "2:11: anchors and aliases (`*x`) are not taken here; write the value out, or put a text that "
      "begins with & or * in quotes"},
     {"source: !!str a\n", "SS-CFG-0007",
-     "1:9: YAML tags (`tag:yaml.org,2002:str`) are not taken here; remove the tag"},
+     "1:9: YAML tags (`tag:yaml.org,2002:str`) are not taken here; remove the tag, or put a text that "
+     "begins with ! in quotes"},
     {"source: a\n---\nsource: b\n", "SS-CFG-0007",
      "2:1: a second document begins here; keep one document in a file"},
     {"source: a\npostgres: {dsn: x\n", "SS-CFG-0006",
-     "3:1: this is not well-formed YAML: did not find expected ',' or '}' (while parsing a flow "
-     "mapping that begins at line 2)"},
+     "2:11: the block that begins here with { lacks its } or a comma; what stands at line 3 column 1 does "
+     "not belong in it"},
     {"source: a\n\tadopt: true\n", "SS-CFG-0006",
-     "2:1: this is not well-formed YAML: found a tab character that violates indentation (while "
-     "scanning a plain scalar that "
-     "begins at line 1)"},
+     "2:1: a tab stands here; indent with spaces, YAML takes no tabs"},
     {"source: \"a\n", "SS-CFG-0006",
-     "2:1: this is not well-formed YAML: found unexpected end of stream (while scanning a quoted "
-     "scalar that begins at line 1)"},
+     "1:9: the quote that begins here is not closed"},
     {"source: a\nadopt: \x01\n", "SS-CFG-0006",
-     "2:8: the character with code 1 is not allowed in YAML; remove it or write it as an escape in "
-     "double quotes"},
+     "2:8: the control character 0x01 stands here; remove it, or write it as an escape in double quotes"},
     {"- a\n", "SS-CFG-0011",
-     "1:1: the file wants `key: value` lines at its top, but here stands a list"},
+     "1:1: the file wants `key: value` lines at its top, with a space behind the colon, but here stands a list"},
     {"orders\n", "SS-CFG-0011",
-     "1:1: the file wants `key: value` lines at its top, but here stands a single value"},
+     "1:1: the file wants `key: value` lines at its top, with a space behind the colon, but here stands a "
+     "single value"},
     {"source: gr\xc3\xb6\xc3\x9f\x65\nadopt: \xff\n", "SS-CFG-0005",
      "2:8: the byte 0xff here is not UTF-8; save the file as UTF-8"},
     {"source: gr\xc3\xb6 \xed\xa0\x80\n", "SS-CFG-0005",
      "1:13: the byte 0xed here is not UTF-8; save the file as UTF-8"},
     {"# nothing\n\n", "SS-CFG-0003",
-     "@ holds no keys, only space or comments; write at least the required ones"},
+     "the configuration file @ holds no keys; it needs `source`"},
     {"---\n", "SS-CFG-0003",
-     "@ holds no keys, only space or comments; write at least the required ones"},
-    {"", "SS-CFG-0003", "the configuration file @ is empty; write at least the required keys"},
+     "the configuration file @ holds no keys; it needs `source`"},
+    {"", "SS-CFG-0003", "the configuration file @ holds no keys; it needs `source`"},
 };
 
 static void refuses_with_place_and_remedy(void **state) {

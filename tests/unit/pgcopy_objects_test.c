@@ -207,7 +207,7 @@ static void copy_table(ss_copy_reader *reader, PGconn *to, const ss_snapshot_tab
 static ss_snapshot *open_snapshot(const char *database, const char *const *tables, size_t count, ss_source_env *env,
                                   struct ss_postgres_options *options, char *dsn, size_t size) {
     static const char *excluded[] = {"public.left_out"};
-    static const ss_strings exclude = {excluded, 1}, include = {NULL, 0};
+    static const ss_strings exclude = {.items = excluded, .count = 1}, include = {.items = NULL};
     ss_snapshot *snapshot = NULL;
     ss_error err = {0};
     snprintf(dsn, size, "host=%s port=%d user=postgres dbname=%s", dir, port, database);
@@ -582,7 +582,7 @@ static void line(void *ctx, bool ok, const char *what, const char *found, const 
 
 static void check(const char *user, const char *const *patterns, size_t count, lines *all) {
     char dsn[160];
-    const ss_strings include = {(const char **)(uintptr_t)patterns, count}, exclude = {NULL, 0};
+    const ss_strings include = {.items = (const char **)(uintptr_t)patterns, .count = count}, exclude = {.items = NULL};
     snprintf(dsn, sizeof dsn, "host=%s port=%d user=%s dbname=checked", dir, port, user);
     struct ss_postgres_options options = {.dsn = dsn, .connect_timeout = 10000};
     ss_source_env env = {.name = "checked", .options = &options, .include = &include, .exclude = &exclude};

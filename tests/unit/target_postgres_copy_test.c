@@ -574,8 +574,9 @@ static void test_no_password_in_errors(void **state) {
     };
     for (size_t i = 0; i < sizeof dsns / sizeof *dsns; i++) {
         ss_target *t = NULL;
+        ss_place place;
         options.dsn = dsns[i];
-        STOPS(ss_target_postgres.configured(&options, &err), "SS-TGT-0020");
+        STOPS(ss_target_postgres.configured(&options, &place, &err), "SS-TGT-0020");
         assert_null(strstr(err.text, "hunter"));
         STOPS(ss_target_postgres.open(&env, &t, &err), "SS-TGT-0020");
         assert_null(strstr(err.text, "hunter"));
@@ -584,7 +585,8 @@ static void test_no_password_in_errors(void **state) {
     char dsn[200];
     snprintf(dsn, sizeof dsn, "%s password=hunter2", server.dsn);
     options.dsn = dsn;
-    OK(ss_target_postgres.configured(&options, &err));
+    ss_place place;
+    OK(ss_target_postgres.configured(&options, &place, &err));
     advised = 0;
     OK(ss_target_postgres.check(&env, advice, NULL, &err));
     assert_int_equal(advised, 1);

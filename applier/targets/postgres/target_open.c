@@ -4,6 +4,7 @@
 
 #include "sidespool/dsn.h"
 #include "sidespool/log.h"
+#include "sidespool/password.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stddef.h>
@@ -17,22 +18,27 @@ const ss_option ss_tgt_option_table[] = {
      .type = SS_OPT_STRING,
      .offset = offsetof(ss_tgt_options, dsn),
      .required = true,
+     .place_offset = offsetof(ss_tgt_options, dsn_place),
      .help =
          "Connection string of the target database (libpq keywords or URI), without the password."},
     {.key = "password_file",
      .type = SS_OPT_STRING,
      .offset = offsetof(ss_tgt_options, password_file),
-     .help = "File that holds the password alone, on one line; otherwise libpq's own means "
-             "(.pgpass) are used."},
+     .help = "File with the password in its first line; a name without a slash is looked up in "
+             "systemd's credentials. Otherwise libpq's own means (.pgpass) are used."},
     {.key = "connect_timeout",
      .type = SS_OPT_DURATION,
      .offset = offsetof(ss_tgt_options, connect_timeout),
      .deflt = "10s",
+     .min = 1000,
+     .max = 3600000,
      .help = "How long connecting to one address may take."},
     {.key = "lock_timeout",
      .type = SS_OPT_DURATION,
      .offset = offsetof(ss_tgt_options, lock_timeout),
      .deflt = "60s",
+     .min = 100,
+     .max = 86400000,
      .help = "How long a statement waits for another session's lock before the batch is rolled "
              "back and tried again."},
     {0},
@@ -41,47 +47,19 @@ const ss_option ss_tgt_option_table[] = {
 /* ---- connecting
  * ----------------------------------------------------------------------------------------------------
  */
-static ss_status read_password(const char *path, char *ret, size_t size, ss_error *reterr) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return ss_fail_sys(reterr, SS_STOP, "SS-TGT-0015", errno,
-                           "The password file %s cannot be opened", path);
-    ssize_t n = read(fd, ret, size - 1);
-    int saved = errno;
-    close(fd);
-    if (n < 0)
-        return ss_fail_sys(reterr, SS_STOP, "SS-TGT-0015", saved,
-                           "The password file %s cannot be read", path);
-    ret[n] = '\0';
-    ret[strcspn(ret, "\r\n")] = '\0';
-    if (ret[0] == '\0')
-        return ss_fail(reterr, SS_STOP, "SS-TGT-0015",
-                       "The password file %s is empty: write the password on its first line.",
-                       path);
-    return SS_OK;
-}
-
-ss_status ss_tgt_dsn_check(const void *options, ss_error *reterr) {
-    bool password = false;
-    switch (ss_dsn_judge(((const ss_tgt_options *)options)->dsn, &password)) {
-    case SS_DSN_GOOD:
-        return SS_OK;
-    case SS_DSN_SPLIT:
-        return ss_fail(reterr, SS_STOP, "SS-TGT-0020",
-                       "The target's dsn has a host, port or dbname that cannot be one; write the "
-                       "password into password_file (in a URI @ is %%40, : is %%3A, / is %%2F).");
-    case SS_DSN_UNREADABLE:
-    default:
-        return ss_fail(reterr, SS_STOP, "SS-TGT-0020",
-                       "The target's dsn cannot be parsed; write it as key=value words or as a "
-                       "postgresql:// URI, with the password in password_file.");
-    }
+ss_status ss_tgt_configured(const void *options, ss_place *ret_place, ss_error *reterr) {
+    const ss_tgt_options *mine = options;
+    const char *complaint = ss_dsn_complaint(mine->dsn, mine->password_file != NULL);
+    *ret_place = mine->dsn_place;
+    return complaint == NULL ? SS_OK
+                             : ss_fail(reterr, SS_STOP, "SS-TGT-0020", "`postgres.dsn` %s", complaint);
 }
 
 ss_status ss_tgt_connect(const ss_tgt_options *options, const char *purpose, PGconn **ret,
                          ss_error *reterr) {
     /* Here too, because libpq's complaint about it would hold the password. */
-    ss_status parsed = ss_tgt_dsn_check(options, reterr);
+    ss_place unused;
+    ss_status parsed = ss_tgt_configured(options, &unused, reterr);
     if (parsed != SS_OK)
         return parsed;
     char password[1024] = "", timeout[24], application[64];
@@ -93,7 +71,8 @@ ss_status ss_tgt_connect(const ss_tgt_options *options, const char *purpose, PGc
 #define PARAM(k, v) (keys[n] = (k), values[n++] = (v))
     PARAM("dbname", options->dsn);
     if (options->password_file != NULL) {
-        ss_status status = read_password(options->password_file, password, sizeof password, reterr);
+        ss_status status = ss_password_read(options->password_file, "SS-TGT-0015", password,
+                                            sizeof password, reterr);
         if (status != SS_OK)
             return status;
         PARAM("password", password);
@@ -367,7 +346,7 @@ const ss_target_ops ss_target_postgres = {
     .name = "postgres",
     .options = ss_tgt_option_table,
     .options_size = sizeof(ss_tgt_options),
-    .configured = ss_tgt_dsn_check,
+    .configured = ss_tgt_configured,
     .check = ss_tgt_check,
     .open = tgt_open,
     .close = tgt_close,

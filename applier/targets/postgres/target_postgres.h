@@ -22,6 +22,7 @@ typedef struct {
     const char *password_file;
     uint64_t connect_timeout; /* ms */
     uint64_t lock_timeout;    /* ms */
+    ss_place dsn_place;
 } ss_tgt_options;
 extern const ss_option ss_tgt_option_table[];
 
@@ -146,7 +147,7 @@ SS_MUST ss_status ss_tgt_commit(ss_target *t, ss_error *reterr);
 SS_MUST ss_status ss_tgt_connect(const ss_tgt_options *options, const char *purpose, PGconn **ret,
                                  ss_error *reterr);
 /* The dsn can be parsed. Its text is in no error: it may hold a password. */
-SS_MUST ss_status ss_tgt_dsn_check(const void *options, ss_error *reterr);
+SS_MUST ss_status ss_tgt_configured(const void *options, ss_place *ret_place, ss_error *reterr);
 bool ss_tgt_pin(PGconn *conn, uint64_t lock_timeout, PGresult **ret_refused); /* session settings */
 void ss_tgt_put_ident(ss_buf *out, const char *name);
 void ss_tgt_put_literal(ss_buf *out, const char *value);
