@@ -196,7 +196,8 @@ static ss_status look(ss_route *r, bool at_end, ss_error *reterr) {
         return st;
     r->committed = log->committed;
     bool settled = at_end && r->stream.whole >= log->committed;
-    if (settled && (log->epoch != r->progress.epoch || strcmp(log->spool_id, r->progress.spool_id) != 0))
+    /* A new epoch without a position is one whose Gap record the agent is about to write. */
+    if (settled && *log->position && (log->epoch != r->progress.epoch || strcmp(log->spool_id, r->progress.spool_id) != 0))
         return ss_fail(reterr, SS_STOP, "SS-ROUTE-0001", "the spool moved from epoch %" PRIu64 " to %" PRIu64 " without saying where; run: sidespool resync --route %s",
                        r->progress.epoch, log->epoch, r->conf->name);
     st = ss_reader_behind(r->stream.reader, &r->behind_records, &r->behind_bytes, reterr);
