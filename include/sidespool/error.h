@@ -57,5 +57,10 @@ const ss_error_entry *ss_error_table(size_t *ret_count);
 /* Exit codes, a contract with people's scripts. */
 enum { SS_EXIT_DONE = 0, SS_EXIT_NOT_SO = 1, SS_EXIT_USAGE = 2, SS_EXIT_ABSENT = 69, SS_EXIT_IO = 74, SS_EXIT_AGAIN = 75,
        SS_EXIT_REFUSED = 77, SS_EXIT_CONFIG = 78 };
+/* Of a program that could not start. 78 only where a person has to mend something: a service manager does not start it again
+ * then. No memory, no descriptors, a disk that does not answer: 74, and the next start may find them. */
+static inline int ss_exit_of_start(ss_status status) {
+    return status == SS_BUSY ? SS_EXIT_AGAIN : status == SS_RETRY ? SS_EXIT_IO : SS_EXIT_CONFIG;
+}
 
 #endif
