@@ -1,0 +1,1 @@
+sidespool pause --route orders-copy --config applier.yaml

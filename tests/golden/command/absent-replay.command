@@ -1,0 +1,1 @@
+sidespool replay --route orders-copy --from 7 --config applier.yaml

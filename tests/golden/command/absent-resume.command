@@ -1,0 +1,1 @@
+sidespool resume --route orders-copy --config applier.yaml

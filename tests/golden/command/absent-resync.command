@@ -1,0 +1,1 @@
+sidespool resync --route orders-copy --config applier.yaml

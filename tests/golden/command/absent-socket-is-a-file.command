@@ -1,0 +1,1 @@
+touch applier.sock; sidespool status --config applier.yaml

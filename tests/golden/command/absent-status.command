@@ -1,0 +1,1 @@
+sidespool status --config applier.yaml

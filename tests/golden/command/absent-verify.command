@@ -1,0 +1,1 @@
+sidespool verify --route orders-copy --config applier.yaml

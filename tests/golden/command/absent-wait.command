@@ -1,0 +1,1 @@
+sidespool wait --route orders-copy --config applier.yaml

@@ -1,0 +1,1 @@
+sidespool-postgres --check=yes --config agent.yaml

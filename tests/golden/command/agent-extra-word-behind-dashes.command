@@ -1,0 +1,1 @@
+sidespool-postgres --config agent.yaml -- --check

@@ -1,0 +1,1 @@
+sidespool-postgres -c agent.yaml

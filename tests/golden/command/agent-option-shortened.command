@@ -1,0 +1,1 @@
+sidespool-postgres --conf agent.yaml

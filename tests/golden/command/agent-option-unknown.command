@@ -1,0 +1,1 @@
+sidespool-postgres --chekc --config agent.yaml

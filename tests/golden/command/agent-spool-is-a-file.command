@@ -1,0 +1,1 @@
+touch spool; sidespool-postgres --config agent.yaml

@@ -1,0 +1,1 @@
+mkdir -m 500 spool; $MORTAL sidespool-postgres --config agent.yaml

@@ -1,0 +1,1 @@
+sidespool-postgres --config agent.yaml $(printf %0100000d 0)

@@ -1,0 +1,1 @@
+sidespool-postgres --$(printf %0100000d 0)

@@ -1,0 +1,1 @@
+sidespool-applier --config nowhere.yaml --check

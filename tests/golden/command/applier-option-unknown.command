@@ -1,0 +1,1 @@
+sidespool-applier --cofnig applier.yaml

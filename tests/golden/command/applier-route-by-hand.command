@@ -1,0 +1,1 @@
+sidespool-applier --config applier.yaml --route orders-copy

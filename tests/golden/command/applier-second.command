@@ -1,0 +1,2 @@
+# applier
+sidespool-applier --config applier.yaml

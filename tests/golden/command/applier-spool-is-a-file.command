@@ -1,0 +1,1 @@
+touch spool; sidespool-applier --check --config applier.yaml

@@ -1,0 +1,2 @@
+# applier
+sed "s#/spool}#/other}#" applier.yaml >other.yaml; sidespool status --config other.yaml

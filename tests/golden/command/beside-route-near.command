@@ -1,0 +1,2 @@
+# applier
+sidespool verify --route order-copy --config applier.yaml

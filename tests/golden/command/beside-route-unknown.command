@@ -1,0 +1,2 @@
+# applier
+sidespool pause --route nobody --config applier.yaml

@@ -1,0 +1,1 @@
+sidespool $'sta\e[2Jtus'

@@ -1,0 +1,1 @@
+sidespool explain --json SS-PG-0001

@@ -1,0 +1,1 @@
+sidespool explain --markdown SS-PG-0001

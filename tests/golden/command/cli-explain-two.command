@@ -1,0 +1,1 @@
+sidespool explain SS-PG-0001 SS-PG-0002

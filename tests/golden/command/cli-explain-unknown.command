@@ -1,0 +1,1 @@
+sidespool explain SS-PG-9999

@@ -1,0 +1,1 @@
+sidespool explain $(printf %0100000d 0)

@@ -1,0 +1,1 @@
+sidespool verfy --route r

@@ -1,0 +1,1 @@
+sidespool $'st\xe4tus'

@@ -1,0 +1,1 @@
+sidespool replay --route r --from 99999999999999999999

@@ -1,0 +1,1 @@
+sidespool replay --route r --from start

@@ -1,0 +1,1 @@
+sidespool resume --route r --from 5

@@ -1,0 +1,1 @@
+sidespool status --route orders-copy

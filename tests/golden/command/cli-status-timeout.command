@@ -1,0 +1,1 @@
+sidespool status --timeout 5

@@ -1,0 +1,1 @@
+sidespool $(printf %0100000d 0)

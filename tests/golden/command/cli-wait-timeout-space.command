@@ -1,0 +1,1 @@
+sidespool wait --route r --timeout "5 s"

@@ -1,0 +1,1 @@
+mkdir spool; sed -i "s#host=127.0.0.1 port=1#host=nowhere.invalid#" agent.yaml; $MORTAL sidespool-postgres --check --config agent.yaml | grep -A1 FAIL | sed "s/address: .* (SS/address: WHAT THE RESOLVER SAYS (SS/"; exit ${PIPESTATUS[0]}

@@ -1,0 +1,1 @@
+sidespool-postgres --check --config no/where.yaml

@@ -1,0 +1,1 @@
+ln -s nowhere l.yaml; sidespool-postgres --check --config l.yaml

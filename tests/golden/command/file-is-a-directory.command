@@ -1,0 +1,1 @@
+mkdir d; sidespool-postgres --check --config d

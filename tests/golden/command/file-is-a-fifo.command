@@ -1,0 +1,1 @@
+mkfifo f.yaml; sidespool-postgres --check --config f.yaml

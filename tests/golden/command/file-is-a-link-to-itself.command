@@ -1,0 +1,1 @@
+ln -s l.yaml l.yaml; sidespool-postgres --check --config l.yaml

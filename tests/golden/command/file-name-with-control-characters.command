@@ -1,0 +1,1 @@
+sidespool-postgres --check --config $'no\e[31mwhere\n.yaml'

@@ -1,0 +1,1 @@
+chmod 000 agent.yaml; $MORTAL sidespool-postgres --check --config agent.yaml

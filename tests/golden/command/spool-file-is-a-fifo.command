@@ -1,0 +1,1 @@
+mkfifo f.yaml; sidespool spool ls --config f.yaml

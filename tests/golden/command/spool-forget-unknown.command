@@ -1,0 +1,1 @@
+sidespool spool forget --spool . --consumer nobody --yes

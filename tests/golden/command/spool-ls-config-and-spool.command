@@ -1,0 +1,1 @@
+sidespool spool ls --config applier.yaml --spool .

@@ -1,0 +1,1 @@
+sidespool spool trim --spool . --retain 24
