@@ -2,6 +2,8 @@
  * docs/errors.md print. */
 #include "sidespool/error.h"
 
+#include "sidespool/text.h"
+
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -12,20 +14,34 @@ static const ss_error_entry catalogue[] = {
 #undef X
 };
 
-/* vsnprintf cuts anywhere; a sentence ends up in JSON and in terminals, so take a torn last
- * character away. */
-static void cut_torn_utf8(char *text) {
-    size_t len = strlen(text);
-    size_t back = 0;
+/* The beginning of a character whose rest vsnprintf had no room for. */
+static bool is_torn(const uint8_t *s, size_t left) {
+    size_t want = s[0] < 0xC2 ? 0 : s[0] < 0xE0 ? 2 : s[0] < 0xF0 ? 3 : s[0] < 0xF5 ? 4 : 0;
+    for (size_t i = 1; i < left; i++)
+        if ((s[i] & 0xC0) != 0x80)
+            return false;
+    return want > left;
+}
 
-    while (back < 3 && back < len && ((unsigned char)text[len - 1 - back] & 0xC0) == 0x80)
-        back++;
-    if (back == len)
-        return;
-    unsigned char lead = (unsigned char)text[len - 1 - back];
-    size_t want = lead >= 0xF0 ? 3 : lead >= 0xE0 ? 2 : lead >= 0xC0 ? 1 : 0;
-    if (want > back)
-        text[len - 1 - back] = '\0';
+/* A sentence ends up in JSON and in terminals, so it is UTF-8 without control characters, whatever was put into it: names
+ * of a database in SQL_ASCII, a name cut by its %.100s. What is not becomes a question mark; a torn end goes. */
+static void make_fit(char *text) {
+    uint8_t *s = (uint8_t *)text;
+
+    for (size_t left = strlen(text); left > 0;) {
+        size_t n = ss_utf8_len(s, left);
+        if (n == 0 && is_torn(s, left)) {
+            *s = '\0';
+            return;
+        }
+        bool control = *s < 0x20 || *s == 0x7F || (*s == 0xC2 && n == 2 && s[1] < 0xA0);
+        if (n == 0 || control) {
+            n = n == 0 ? 1 : n;
+            memset(s, '?', n);
+        }
+        s += n;
+        left -= n;
+    }
 }
 
 /* The arguments may point into the very struct that is being filled ("%s", err->text), hence the
@@ -40,7 +56,7 @@ static void set_text(ss_error *err, int sys_errno, const char *fmt, va_list args
     if (sys_errno != 0 && len >= 0 && (size_t)len < sizeof text - 1)
         snprintf(text + len, sizeof text - (size_t)len, ": %s",
                  strerror_r(sys_errno, reason, sizeof reason));
-    cut_torn_utf8(text);
+    make_fit(text);
     memcpy(err->text, text, strlen(text) + 1);
 }
 
@@ -68,7 +84,7 @@ void ss_error_prefix(ss_error *err, const char *fmt, ...) {
     va_end(args);
     if (n < 0)
         return;
-    cut_torn_utf8(text);
+    make_fit(text);
     size_t head = strlen(text);
     memcpy(text + head, ": ", 2);
     head += 2;
@@ -77,7 +93,7 @@ void ss_error_prefix(ss_error *err, const char *fmt, ...) {
         rest = sizeof text - 1 - head;
     memcpy(text + head, err->text, rest);
     text[head + rest] = '\0';
-    cut_torn_utf8(text);
+    make_fit(text);
     memcpy(err->text, text, head + rest + 1);
 }
 

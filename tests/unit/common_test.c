@@ -95,6 +95,20 @@ static void error_is_cut_between_characters(void **state) {
     }
 }
 
+/* Names come from databases in any encoding, and %.Ns cuts without looking. */
+static void error_is_fit_for_json_and_terminals(void **state) {
+    ss_error err;
+
+    (void)state;
+    assert_int_equal(ss_fail(&err, SS_STOP, NULL, "table \xE4\xF6\xFF of %.1s: é \x1B[1m\n\x7F\xC2\x85.", "é"),
+                     SS_STOP);
+    assert_string_equal(err.text, "table ??? of ?: é ?[1m????.");
+    assert_int_equal(ss_fail(&err, SS_STOP, NULL, "ends torn: \xE2\x82"), SS_STOP);
+    assert_string_equal(err.text, "ends torn: ");
+    ss_error_prefix(&err, "\xFFmpty");
+    assert_string_equal(err.text, "?mpty: ends torn: ");
+}
+
 /* ---- buffers and arenas
  * ---------------------------------------------------------------------------------------- */
 
@@ -457,6 +471,7 @@ int main(void) {
         cmocka_unit_test(catalogue_is_whole),
         cmocka_unit_test(error_fills_and_returns),
         cmocka_unit_test(error_is_cut_between_characters),
+        cmocka_unit_test(error_is_fit_for_json_and_terminals),
         cmocka_unit_test(buffer_grows),
         cmocka_unit_test(buffer_refuses_what_cannot_be),
         cmocka_unit_test(arena_aligns_and_reuses),
