@@ -116,6 +116,10 @@ static char *key_text(const ss_pgoutput_relation *wire) {
     return copy;
 }
 
+/* A server compiled with a larger NAMEDATALEN may have longer names than the usual 63 bytes. */
+#define NAME_MOST 255
+
+/* NULL: no memory. */
 static ss_postgres_relation *relation_make(const ss_pgoutput_relation *wire, ss_bytes raw) {
     ss_postgres_relation *rel = calloc(1, sizeof *rel);
     if (!rel)
@@ -124,8 +128,7 @@ static ss_postgres_relation *relation_make(const ss_pgoutput_relation *wire, ss_
     rel->raw = malloc(raw.len);
     rel->raw_len = raw.len;
     rel->wire_key = calloc(wire->count + 1u, sizeof *rel->wire_key);
-    if (wire->ns.len > 255 || wire->name.len > 255 ||
-        asprintf(&rel->name, "%.*s.%.*s", wire->ns.len ? (int)wire->ns.len : 10,
+    if (asprintf(&rel->name, "%.*s.%.*s", wire->ns.len ? (int)wire->ns.len : 10,
                  wire->ns.len ? (const char *)wire->ns.ptr : "pg_catalog", (int)wire->name.len,
                  (const char *)wire->name.ptr) < 0)
         rel->name = NULL;
@@ -212,6 +215,11 @@ static ss_status on_relation(ss_source *source, const ss_sink *sink,
     const ss_postgres_relation *known = find(&source->relations, wire->relid);
     if (known && known->raw_len == raw.len && memcmp(known->raw, raw.ptr, raw.len) == 0)
         return SS_OK;
+    if (wire->ns.len > NAME_MOST || wire->name.len > NAME_MOST)
+        return ss_fail(reterr, SS_STOP, "SS-PG-0010",
+                       "the Relation message of oid %" PRIu32 " has a name of %zu bytes, longer than "
+                       "any of PostgreSQL's; the link or the server damaged it",
+                       wire->relid, wire->ns.len > NAME_MOST ? wire->ns.len : wire->name.len);
     ss_status status = ss_postgres_catalog_ready(source, reterr);
     if (status != SS_OK)
         return status;
