@@ -4,18 +4,17 @@
  * Format: "sidespool-generation 1 NUMBER open|closed FROM_SEQUENCE ROUTE\n". */
 #include "agents/generation.h"
 
+#include "agents/durable_file.h"
 #include "sidespool/arena.h"
 #include "sidespool/log.h"
 #include "sidespool/record.h"
 #include "sidespool/spool.h"
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
-#include <unistd.h>
 
 /* First byte of a Record that holds a CopyBegin or CopyEnd: field number << 3 | length-delimited.
  */
@@ -169,38 +168,12 @@ ss_status ss_generation_load(const char *path, const char *source, ss_generation
     return SS_OK;
 }
 
-/* Crash argument: the new content is fsynced under another name, rename replaces the old one at
- * once, and the directory's fsync makes that last. If we die in between, the old line stands: its
- * generation is either still open (and is looked for in the stream at the next start) or older than
- * one that no record names yet. */
+/* If we die before the new line lasts, the old one stands: its generation is either still open (and is looked for in the
+ * stream at the next start) or older than one that no record names yet. */
 ss_status ss_generation_save(const char *dir, const ss_generation *generation, ss_error *reterr) {
-    char file[PATH_MAX], temporary[PATH_MAX];
-    ss_status status = SS_OK;
-    int fd = -1, dir_fd = -1;
+    char line[256];
+    int len = snprintf(line, sizeof line, "sidespool-generation 1 %" PRIu64 " %s %" PRIu64 " %s\n", generation->number,
+                       generation->open ? "open" : "closed", generation->from_sequence, generation->route);
 
-    snprintf(file, sizeof file, "%s/generation", dir);
-    snprintf(temporary, sizeof temporary, "%s/generation.new", dir);
-    fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0660);
-    if (fd < 0)
-        return path_fail(reterr, errno, "create", temporary);
-    if (dprintf(fd, "sidespool-generation 1 %" PRIu64 " %s %" PRIu64 " %s\n", generation->number,
-                generation->open ? "open" : "closed", generation->from_sequence,
-                generation->route) < 0 ||
-        fsync(fd) != 0) {
-        status = path_fail(reterr, errno, "write", temporary);
-        goto out;
-    }
-    if (rename(temporary, file) != 0) {
-        status = path_fail(reterr, errno, "rename to", file);
-        goto out;
-    }
-    dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (dir_fd < 0 || fsync(dir_fd) != 0)
-        status = path_fail(reterr, errno, "fsync the directory", dir);
-out:
-    if (dir_fd >= 0)
-        close(dir_fd);
-    if (close(fd) != 0 && status == SS_OK)
-        status = path_fail(reterr, errno, "close", temporary);
-    return status;
+    return ss_durable_replace(dir, "generation", ss_bytes_of(line, (size_t)len), "SS-AGENT-0010", reterr);
 }

@@ -5,15 +5,14 @@
  * until a copy has it published; "left": its changes are not whole, and no TableGap has said so yet. */
 #include "agents/selected.h"
 
+#include "agents/durable_file.h"
 #include "agents/state.h"
 #include "sidespool/bytes.h"
 #include "sidespool/log.h"
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #define CAPTURED "captured"
 #define BROKEN "broken"
@@ -121,6 +120,7 @@ static ss_status load(ss_selected *s, ss_error *reterr) {
         version != 1 || !json_is_object(tables) || !entries_fit(tables)) {
         json_decref(root);
         return ss_fail(reterr, SS_STOP, "SS-AGENT-0015",
+    errno = 0;
                        "%s is damaged, so it is not known which tables were captured all the time; "
                        "remove it and resume: routes then copy their tables anew",
                        file);
@@ -130,43 +130,17 @@ static ss_status load(ss_selected *s, ss_error *reterr) {
     return SS_OK;
 }
 
-/* Crash argument: as for `generation`. The new set is fsynced under another name, rename replaces the old
- * one at once, and the directory's fsync makes that last. If we die in between, the old set stands, and
- * the next comparison finds the same differences again. */
+/* If we die before the new set lasts, the old one stands, and the next comparison finds the same differences again. */
 static ss_status save(const char *dir, json_t *tables, ss_error *reterr) {
-    char file[PATH_MAX], temporary[PATH_MAX];
-    ss_status status = SS_OK;
-    int dir_fd = -1;
-
-    snprintf(file, sizeof file, "%s/selected", dir);
-    snprintf(temporary, sizeof temporary, "%s/selected.new", dir);
     json_t *root = json_pack("{s:i, s:O}", "sidespool_selected", 1, "tables", tables);
-    if (root == NULL)
-        return no_memory(reterr);
-    int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0660);
-    if (fd < 0) {
-        json_decref(root);
-        return path_fail(reterr, errno, "create", temporary);
-    }
-    errno = 0;
-    bool written = json_dumpfd(root, fd, JSON_INDENT(1)) == 0 && write(fd, "\n", 1) == 1;
+    char *text = root != NULL ? json_dumps(root, JSON_INDENT(1)) : NULL;
     json_decref(root);
-    if (!written || fsync(fd) != 0) {
-        status = path_fail(reterr, errno, "write", temporary);
-        goto out;
-    }
-    if (rename(temporary, file) != 0) {
-        status = path_fail(reterr, errno, "rename to", file);
-        goto out;
-    }
-    dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (dir_fd < 0 || fsync(dir_fd) != 0)
-        status = path_fail(reterr, errno, "fsync the directory", dir);
-out:
-    if (dir_fd >= 0)
-        close(dir_fd);
-    if (close(fd) != 0 && status == SS_OK)
-        status = path_fail(reterr, errno, "close", temporary);
+    if (text == NULL)
+        return no_memory(reterr);
+    size_t len = strlen(text);
+    text[len] = '\n'; /* in the NUL's place: a text file's last line ends */
+    ss_status status = ss_durable_replace(dir, "selected", ss_bytes_of(text, len + 1), "SS-AGENT-0010", reterr);
+    free(text);
     return status;
 }
 

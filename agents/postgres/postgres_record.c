@@ -1,5 +1,6 @@
 /* The record of what is published: see the header. */
 #include "agents/postgres/postgres_record.h"
+#include "agents/durable_file.h"
 #include "sidespool/log.h"
 
 #include <errno.h>
@@ -11,14 +12,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define RECORD_NAME "publication"
 #define RECORD_MOST ((size_t)256 << 20)
 
 static ss_status no_memory(ss_error *reterr) {
     return ss_fail(reterr, SS_RETRY, "SS-PG-0005", "no memory for the record of the publication");
 }
 
-static void path_of(const ss_source_env *env, const char *suffix, char *ret, size_t size) {
-    snprintf(ret, size, "%s/%s/publication%s", env->spool_path, env->name, suffix);
+static void path_of(const ss_source_env *env, char *ret, size_t size) {
+    snprintf(ret, size, "%s/%s/" RECORD_NAME, env->spool_path, env->name);
 }
 
 static ss_status file_fail(ss_error *reterr, const char *doing, const char *path) {
@@ -46,46 +48,15 @@ bool ss_postgres_record_named(const ss_postgres_member *member, const char *name
     return same;
 }
 
-static ss_status write_all(int fd, const ss_buf *text, const char *path, ss_error *reterr) {
-    for (size_t at = 0; at < text->len;) {
-        ssize_t n = write(fd, text->ptr + at, text->len - at);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return file_fail(reterr, "write", path);
-        at += (size_t)n;
-    }
-    return fsync(fd) == 0 ? SS_OK : file_fail(reterr, "write", path);
-}
-
-static ss_status folder_sync(const ss_source_env *env, ss_error *reterr) {
-    char folder[PATH_MAX];
-    snprintf(folder, sizeof folder, "%s/%s", env->spool_path, env->name);
-    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    bool ok = fd >= 0 && fsync(fd) == 0;
-    ss_status status = ok ? SS_OK : file_fail(reterr, "write", folder);
-    if (fd >= 0)
-        close(fd);
-    return status;
-}
-
-/* Durable when this returns. A line that a crash cut short is ended by the newline that every append begins with. A new
- * file takes the old one's place whole, or not at all. */
+/* Durable when this returns. A line that a crash cut short is ended by the newline that every append begins with. */
 static ss_status lines_put(const ss_source_env *env, const ss_buf *lines, bool anew, ss_error *reterr) {
-    char path[PATH_MAX], final[PATH_MAX];
+    char folder[PATH_MAX];
     if (lines->bad)
         return no_memory(reterr);
-    path_of(env, "", final, sizeof final);
-    path_of(env, anew ? ".new" : "", path, sizeof path);
-    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | (anew ? O_TRUNC : O_APPEND), 0660);
-    if (fd < 0)
-        return file_fail(reterr, "open", path);
-    ss_status status = write_all(fd, lines, path, reterr);
-    if (close(fd) != 0 && status == SS_OK)
-        status = file_fail(reterr, "write", path);
-    if (status == SS_OK && anew && rename(path, final) != 0)
-        status = file_fail(reterr, "rename", path);
-    return status == SS_OK ? folder_sync(env, reterr) : status;
+    snprintf(folder, sizeof folder, "%s/%s", env->spool_path, env->name);
+    ss_bytes content = ss_bytes_of(lines->ptr, lines->len);
+    return anew ? ss_durable_replace(folder, RECORD_NAME, content, "SS-PG-0058", reterr)
+                : ss_durable_append(folder, RECORD_NAME, content, "SS-PG-0058", reterr);
 }
 
 static char *field(char **rest) {
@@ -189,7 +160,7 @@ ss_status ss_postgres_record_load(const ss_source_env *env, ss_arena *arena, ss_
     char path[PATH_MAX], *text = NULL;
     size_t lines = 0;
     ss_postgres_record record = {.flags = "", .xmin = "", .owner = ""};
-    path_of(env, "", path, sizeof path);
+    path_of(env, path, sizeof path);
     ss_status status = file_read(path, arena, &text, &lines, reterr);
     if (status != SS_OK)
         return status;
