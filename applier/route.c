@@ -153,6 +153,8 @@ static ss_status session_open(ss_route *r, ss_error *reterr) {
         r->target = NULL;
         return st;
     }
+    if (r->ops->server)
+        r->ops->server(r->target, r->target_server, sizeof r->target_server);
     memset(&r->progress, 0, sizeof r->progress);
     st = ss_route_target(r, r->ops->progress(r->target, &r->progress, reterr));
     if (st == SS_OK)

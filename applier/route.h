@@ -87,7 +87,7 @@ typedef struct {
     uint64_t sequence;
     uint64_t read_to;          /* dealt with up to here */
     bool dirty;                /* rows or objects since the last flush */
-    size_t bytes;              /* since the last flush */
+    size_t bytes, objects;     /* since the last flush */
     uint64_t passed;           /* the stream is past all of this generation and older ones */
     ss_reader *ahead;          /* looks for the CopyEnd of ahead_generation */
     uint64_t ahead_generation;
@@ -121,6 +121,7 @@ typedef struct ss_route {
     /* the session: what is open, all or nothing */
     bool open;
     ss_target *target;
+    char target_server[64];    /* what the last open one said it is; "": none was open yet */
     ss_cursors *cursors;
     ss_batcher *batcher;
     ss_arena *scratch;         /* one record at a time */

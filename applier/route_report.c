@@ -132,8 +132,8 @@ void ss_report_status(ss_route *r, bool now) {
     r->status_ms = ms;
     r->status_due = false;
     const char *reason = r->doing[0] ? r->doing : r->reason;
-    json_t *status = json_pack("{s:s,s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:o,s:b}", "state", ss_route_state_name(r->state), "reason", reason,
-                               "doing", r->doing,
+    json_t *status = json_pack("{s:s,s:s,s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:o,s:b}", "state", ss_route_state_name(r->state), "reason", reason,
+                               "doing", r->doing, "server", r->target_server,
                                "since", (json_int_t)r->since_us, "sequence", (json_int_t)r->progress.sequence, "committed",
                                (json_int_t)r->committed, "behind_records", (json_int_t)r->behind_records, "behind_bytes",
                                (json_int_t)r->behind_bytes, "as_of", (json_int_t)r->progress.as_of, "rate", rate_of(r), "tables",

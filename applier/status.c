@@ -147,6 +147,12 @@ static json_t *eta_of(const json_t *status, const json_t *copy, int64_t lag) {
     return rate > 0 && behind > 0 ? rounded(behind / rate) : json_null();
 }
 
+/* "" is what a route says before its target was ever open. */
+static json_t *server_of(const json_t *object) {
+    const char *server = json_string_value(json_object_get(object, "server"));
+    return server && *server ? json_string(server) : json_null();
+}
+
 static json_t *route_object(const ss_route_proc *route, json_t *agent, int64_t now_us) {
     char scratch[768];
     const char *reason;
@@ -162,9 +168,10 @@ static json_t *route_object(const ss_route_proc *route, json_t *agent, int64_t n
     tables = json_is_object(tables) ? json_incref(tables)
                                     : json_pack("{s:i,s:i,s:[]}", "ready", 0, "total", 0, "list");
     return json_pack(
-        "{s:s,s:s,s:s,s:s,s:s,s:I,s:o,s:I,s:b,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:O}",
+        "{s:s,s:s,s:s,s:o,s:o,s:s,s:s,s:I,s:o,s:I,s:b,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:O}",
         "route", route->config->name, "source", route->config->source, "target",
-        route->config->target->name, "state", state, "reason", reason, "since",
+        route->config->target->name, "source_server",
+        server_of(json_object_get(agent, "source_status")), "target_server", server_of(status), "state", state, "reason", reason, "since",
         (json_int_t)(since ? since : route->started_us), "pid",
         route->pid ? json_integer(route->pid) : json_null(), "restarts",
         (json_int_t)route->restarts, "paused", route->paused, "sequence",

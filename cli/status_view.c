@@ -121,6 +121,12 @@ static void put_copy(ss_buf *out, const json_t *route, bool fancy) {
     ss_buf_put_byte(out, '\n');
 }
 
+static void put_servers(ss_buf *out, const json_t *route) {
+    const char *source = text_of(route, "source_server"), *target = text_of(route, "target_server");
+    if (*source && *target)
+        ss_buf_printf(out, "%s: %s -> %s\n", text_of(route, "route"), source, target);
+}
+
 /* Reasons that no trouble line repeats. */
 static void put_reason(ss_buf *out, const json_t *route, int64_t now_us) {
     static const char *const said[] = {"halted", "waiting_target", "paused"};
@@ -164,6 +170,7 @@ void ss_view_status(const json_t *status, bool fancy, ss_buf *out) {
     ss_table_print(&table, "", fancy, out);
     ss_table_done(&table);
     json_array_foreach(routes, i, route) {
+        put_servers(out, route);
         put_copy(out, route, fancy);
         put_reason(out, route, (int64_t)now);
     }

@@ -143,6 +143,10 @@ ss_status ss_postgres_status(const ss_source_env *env, void *json, ss_error *ret
     if (status == SS_OK)
         status = ss_postgres_exec(conn, "limit the status queries", limits, reterr);
     if (status == SS_OK) {
+        const char *version = PQparameterStatus(conn, "server_version");
+        char server[64];
+        snprintf(server, sizeof server, "PostgreSQL %.*s", (int)strcspn(version ? version : "", " "), version ? version : "");
+        json_object_set_new(out, "server", json_string(server));
         json_object_set_new(out, "server_version", json_integer(PQserverVersion(conn)));
         json_object_set_new(out, "publication", json_string(names.publication));
         status = put_slot(conn, &names, out, reterr);

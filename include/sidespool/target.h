@@ -104,6 +104,8 @@ typedef struct {
     ss_status (*check)(const ss_target_env *env, ss_check_line line, void *ctx, ss_error *reterr);
     ss_status (*open)(const ss_target_env *env, ss_target **ret, ss_error *reterr);
     void (*close)(ss_target *target);
+    /* Product and version as people call them ("PostgreSQL 15.18"), of an open target. NULL: nothing to tell. */
+    void (*server)(const ss_target *target, char *ret, size_t size);
     /* Makes the bookkeeping when missing. */
     ss_status (*progress)(ss_target *target, ss_progress *ret, ss_error *reterr);
     ss_status (*states)(ss_target *target, ss_arena *arena, ss_table_state **ret, size_t *ret_count, ss_error *reterr);

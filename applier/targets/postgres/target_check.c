@@ -27,6 +27,14 @@ static ss_status ask(check *c, const char *sql, int count, const char *const *va
     return SS_OK;
 }
 
+/* "15.18 (Debian 15.18-0+deb12u1)": whoever packed it matters to nobody who reads a status. */
+void ss_tgt_server(const ss_target *t, char *ret, size_t size) {
+    const char *version = PQparameterStatus(t->conn, "server_version");
+    if (version == NULL)
+        version = "of unknown version";
+    snprintf(ret, size, "PostgreSQL %.*s", (int)strcspn(version, " "), version);
+}
+
 static ss_status server(check *c, ss_error *reterr) {
     char found[160];
     int version = PQserverVersion(c->conn);

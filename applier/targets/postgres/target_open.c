@@ -109,7 +109,8 @@ ss_status ss_tgt_connect(const ss_tgt_options *options, const char *purpose, PGc
  * parameters are arrays of any length, and a custom plan for each length would cost more than it
  * finds; keys are always looked up by their index. */
 bool ss_tgt_pin(PGconn *conn, uint64_t lock_timeout, PGresult **ret_refused) {
-    char sql[1600];
+    char sql[1800];
+    int version = PQserverVersion(conn);
     snprintf(
         sql, sizeof sql,
         "SET client_encoding = 'UTF8'; SET DateStyle = 'ISO, YMD'; SET IntervalStyle = "
@@ -118,22 +119,20 @@ bool ss_tgt_pin(PGconn *conn, uint64_t lock_timeout, PGresult **ret_refused) {
         "SET lc_monetary = 'C';"
         "SET xmloption = 'content'; SET row_security = off; SET standard_conforming_strings = "
         "on; SET statement_timeout = 0;"
-        "SET idle_in_transaction_session_timeout = 0; SET lock_timeout = %llu; SET "
-        "plan_cache_mode = force_generic_plan;"
+        "SET idle_in_transaction_session_timeout = 0; SET lock_timeout = %llu;"
         "SET synchronous_commit = on; SET default_transaction_isolation = 'read committed';"
         "SET check_function_bodies = off; SET client_min_messages = warning;"
         "SET quote_all_identifiers = off; SET array_nulls = on; SET transform_null_equals = off;"
         "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET "
-        "tcp_keepalives_count = 4;%s%s",
-        (unsigned long long)lock_timeout,
-        PQserverVersion(conn) >= 120000 ? "SET tcp_user_timeout = 30000; SET jit = off;" : "",
-        PQserverVersion(conn) >= 140000 ? "SET client_connection_check_interval = 5000;" : "");
-    /* plan_cache_mode came with 12. */
-    if (PQserverVersion(conn) < 120000) {
-        char *at = strstr(sql, "SET plan_cache_mode = force_generic_plan;");
-        if (at != NULL)
-            memset(at, ' ', strlen("SET plan_cache_mode = force_generic_plan;"));
-    }
+        "tcp_keepalives_count = 4;%s%s%s%s",
+        (unsigned long long)lock_timeout, version >= 110000 ? "SET jit = off;" : "",
+        version >= 120000
+            ? "SET tcp_user_timeout = 30000; SET plan_cache_mode = force_generic_plan;"
+            : "",
+        version >= 140000
+            ? "SET client_connection_check_interval = 5000; SET idle_session_timeout = 0;"
+            : "",
+        version >= 170000 ? "SET transaction_timeout = 0;" : "");
     PGresult *res = PQexec(conn, sql);
     if (PQresultStatus(res) == PGRES_COMMAND_OK) {
         PQclear(res);
@@ -350,6 +349,7 @@ const ss_target_ops ss_target_postgres = {
     .check = ss_tgt_check,
     .open = tgt_open,
     .close = tgt_close,
+    .server = ss_tgt_server,
     .progress = ss_tgt_progress,
     .states = ss_tgt_states,
     .apply = ss_tgt_apply,

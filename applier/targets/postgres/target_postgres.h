@@ -26,6 +26,8 @@ typedef struct {
 } ss_tgt_options;
 extern const ss_option ss_tgt_option_table[];
 
+/* Of a pg_attribute `a`: '' or how it is generated; before 12 no column is, and the catalogue has no such field. */
+#define SS_TGT_GENERATED "coalesce(to_jsonb(a) ->> 'attgenerated', '')"
 #define SS_TGT_BOOKKEEPING 1 /* version of the tables in schema sidespool */
 
 /* ---- a table as it stands in the target (target_schema.c)
@@ -282,6 +284,7 @@ SS_MUST ss_status ss_tgt_finish(ss_target *t, ss_check_line line, void *ctx, ss_
 
 /* ---- target_check.c, target_digest.c
  * ------------------------------------------------------------------------------- */
+void ss_tgt_server(const ss_target *t, char *ret, size_t size);
 SS_MUST ss_status ss_tgt_check(const ss_target_env *env, ss_check_line line, void *ctx,
                                ss_error *reterr);
 SS_MUST ss_status ss_tgt_digest_open(const ss_target_env *env, ss_target *live, void **ret,

@@ -12,7 +12,8 @@
 #include <stdlib.h>
 
 static const char COLUMNS[] =
-    "SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attidentity, a.attgenerated, b.oid, "
+    "SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attidentity, " SS_TGT_GENERATED
+    ", b.oid, "
     "(SELECT format('%I.%I', n.nspname, p.proname) FROM pg_proc p JOIN pg_namespace n ON n.oid = "
     "p.pronamespace "
     " WHERE p.oid = b.typinput AND EXISTS (SELECT FROM pg_cast c WHERE c.castsource = 25 AND "
