@@ -54,6 +54,37 @@ ss_status ss_tgt_beside_drop(ss_target *t, const char *ns, const char *name, ss_
     return run(t, "dropping a stale copy", reterr);
 }
 
+/* Runs what a query of $1 schema, $2 table, $3 wrote: statements in its only cell, or NULL. */
+static ss_status run_written(ss_target *t, const char *what, const char *query, const char *ns,
+                             const char *name, const char *third, ss_error *reterr) {
+    const char *values[] = {ns, name, third};
+    PGresult *res = NULL;
+    ss_status status = ss_tgt_query(t, what, query, 3, values, &res, reterr);
+    if (status == SS_OK && !PQgetisnull(res, 0, 0))
+        status = ss_tgt_exec(t, what, PQgetvalue(res, 0, 0), reterr);
+    PQclear(res);
+    return status;
+}
+
+/* Names of sequences are a schema's, not a table's, and a definition says that of each identity column. So those of a table
+ * step aside with it, to `prefix` and the column's number; "" takes them back. The comment holds the name meanwhile, and the
+ * comment that was there. */
+static ss_status sequences_rename(ss_target *t, const char *ns, const char *name,
+                                  const char *prefix, ss_error *reterr) {
+    return run_written(
+        t, "renaming the sequences of identity columns",
+        "SELECT string_agg(format('COMMENT ON SEQUENCE %1$I.%2$I IS %3$L; ALTER SEQUENCE %1$I.%2$I "
+        "RENAME TO %4$I', n.nspname, s.relname, CASE $3 WHEN '' THEN kept.was ->> 1 ELSE "
+        "json_build_array(s.relname, obj_description(s.oid, 'pg_class'))::text END, CASE $3 WHEN '' "
+        "THEN kept.was ->> 0 ELSE $3 || d.refobjsubid END), '; ') FROM pg_class r JOIN pg_namespace "
+        "rn ON rn.oid = r.relnamespace JOIN pg_depend d ON d.refobjid = r.oid AND d.refclassid = "
+        "'pg_class'::regclass AND d.classid = 'pg_class'::regclass AND d.deptype = 'i' JOIN "
+        "pg_class s ON s.oid = d.objid AND s.relkind = 'S' JOIN pg_namespace n ON n.oid = "
+        "s.relnamespace CROSS JOIN LATERAL (SELECT CASE $3 WHEN '' THEN obj_description(s.oid, "
+        "'pg_class')::json END AS was) kept WHERE rn.nspname = $1 AND r.relname = $2",
+        ns, name, prefix, reterr);
+}
+
 /* The definition names the table itself. So the old one steps aside for a moment, inside this
  * transaction: nobody sees it. */
 static ss_status make_fresh(ss_target *t, const Sidespool__Schema *schema, uint64_t number,
@@ -77,24 +108,38 @@ static ss_status make_fresh(ss_target *t, const Sidespool__Schema *schema, uint6
                          "Table %s: its columns differ and the copy brought no definition of it; "
                          "drop the target's table and resync it.",
                          of_table);
+    char what[360], old[64], copy[64], old_prefix[80], copy_prefix[80];
+    snprintf(what, sizeof what, "making table %s beside the old one", of_table);
+    snprintf(old, sizeof old, "sidespool_old_%" PRIu64, number);
+    snprintf(old_prefix, sizeof old_prefix, "%s_", old);
+    snprintf(copy, sizeof copy, "copy_%" PRIu64, number);
+    snprintf(copy_prefix, sizeof copy_prefix, "%s_", copy);
+    if (status == SS_OK)
+        status = sequences_rename(t, schema->ns, schema->name, old_prefix, reterr);
     ss_buf_clear(&t->sql);
     ss_buf_put_str(&t->sql, "ALTER TABLE ");
     put_name(&t->sql, schema->ns, schema->name);
-    ss_buf_printf(&t->sql, " RENAME TO sidespool_old_%" PRIu64, number);
+    ss_buf_printf(&t->sql, " RENAME TO %s", old);
     for (int i = 0; i < PQntuples(res); i++)
         ss_buf_printf(&t->sql, "; %s", PQgetvalue(res, i, 0));
     PQclear(res);
     ss_buf_put_str(&t->sql, "; ALTER TABLE ");
     put_name(&t->sql, schema->ns, schema->name);
-    ss_buf_printf(&t->sql, " RENAME TO copy_%" PRIu64 "; ALTER TABLE ", number);
-    ss_tgt_put_ident(&t->sql, schema->ns);
-    ss_buf_printf(&t->sql, ".copy_%" PRIu64 " SET SCHEMA sidespool; ALTER TABLE ", number);
-    ss_tgt_put_ident(&t->sql, schema->ns);
-    ss_buf_printf(&t->sql, ".sidespool_old_%" PRIu64 " RENAME TO ", number);
+    ss_buf_printf(&t->sql, " RENAME TO %s", copy);
+    if (status == SS_OK)
+        status = run(t, what, reterr);
+    if (status == SS_OK)
+        status = sequences_rename(t, schema->ns, copy, copy_prefix, reterr);
+    ss_buf_clear(&t->sql);
+    ss_buf_put_str(&t->sql, "ALTER TABLE ");
+    put_name(&t->sql, schema->ns, copy);
+    ss_buf_put_str(&t->sql, " SET SCHEMA sidespool; ALTER TABLE ");
+    put_name(&t->sql, schema->ns, old);
+    ss_buf_put_str(&t->sql, " RENAME TO ");
     ss_tgt_put_ident(&t->sql, schema->name);
-    char what[360];
-    snprintf(what, sizeof what, "making table %s beside the old one", of_table);
-    return status == SS_OK ? run(t, what, reterr) : status;
+    if (status == SS_OK)
+        status = run(t, what, reterr);
+    return status == SS_OK ? sequences_rename(t, schema->ns, schema->name, "", reterr) : status;
 }
 
 ss_status ss_tgt_beside_make(ss_target *t, const Sidespool__Schema *schema, ss_error *reterr) {
@@ -189,7 +234,7 @@ static ss_status insert_columns(ss_target *t, const ss_table_state *s, ss_buf *o
                      "SELECT a.attname FROM pg_attribute a JOIN pg_class r ON r.oid = a.attrelid "
                      "JOIN pg_namespace n ON n.oid = r.relnamespace WHERE n.nspname = $1 AND "
                      "r.relname = $2 AND a.attnum > 0 "
-                     "AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum",
+                     "AND NOT a.attisdropped AND " SS_TGT_GENERATED " = '' ORDER BY a.attnum",
                      2, values, &res, reterr);
     if (status != SS_OK)
         return status;
@@ -243,11 +288,42 @@ static ss_status childless(ss_target *t, const ss_table_state *s, ss_error *rete
     return status;
 }
 
+/* Sequences that the old table's columns own, and the new one's defaults use, belong to nobody while the old one is dropped. */
+static ss_status sequences_free(ss_target *t, const ss_table_state *s, const char *copy, ss_buf *ret_own, ss_error *reterr) {
+    const char *values[] = {s->ns, s->name, copy};
+    PGresult *res = NULL;
+    ss_status status = ss_tgt_query(
+        t, "reading the table's sequences",
+        "SELECT string_agg(format('ALTER SEQUENCE %I.%I OWNED BY NONE', n.nspname, s.relname), '; "
+        "'), string_agg(format('; ALTER SEQUENCE %I.%I OWNED BY %I.%I.%I', n.nspname, s.relname, "
+        "$1::text, $2::text, a.attname), '') FROM pg_class r JOIN pg_namespace rn ON rn.oid = "
+        "r.relnamespace JOIN pg_depend d ON d.refobjid = r.oid AND d.refclassid = "
+        "'pg_class'::regclass AND d.classid = 'pg_class'::regclass AND d.deptype = 'a' JOIN "
+        "pg_class s ON s.oid = d.objid AND s.relkind = 'S' JOIN pg_namespace n ON n.oid = "
+        "s.relnamespace JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum = d.refobjsubid "
+        "WHERE rn.nspname = $1 AND r.relname = $2 AND EXISTS (SELECT FROM pg_attribute b WHERE "
+        "b.attrelid = to_regclass('sidespool.' || $3::text) AND b.attname = a.attname AND NOT "
+        "b.attisdropped)",
+        3, values, &res, reterr);
+    if (status == SS_OK && !PQgetisnull(res, 0, 0)) {
+        ss_buf_put_str(ret_own, PQgetvalue(res, 0, 1));
+        status = ss_tgt_exec(t, "freeing the table's sequences", PQgetvalue(res, 0, 0), reterr);
+    }
+    PQclear(res);
+    return status;
+}
+
 static ss_status replace_table(ss_target *t, const ss_table_state *s, uint64_t number,
                                ss_error *reterr) {
+    char copy[64], what[200];
+    ss_buf own;
+    ss_buf_init(&own);
+    snprintf(copy, sizeof copy, "copy_%" PRIu64, number);
     ss_status status = childless(t, s, reterr);
+    if (status == SS_OK)
+        status = sequences_free(t, s, copy, &own, reterr);
     if (status != SS_OK)
-        return status;
+        goto out;
     ss_buf_clear(&t->sql);
     ss_buf_put_str(&t->sql, "DROP TABLE ");
     put_name(&t->sql, s->ns, s->name);
@@ -257,12 +333,19 @@ static ss_status replace_table(ss_target *t, const ss_table_state *s, uint64_t n
     ss_tgt_put_ident(&t->sql, s->ns);
     ss_buf_printf(&t->sql, ".copy_%" PRIu64 " RENAME TO ", number);
     ss_tgt_put_ident(&t->sql, s->name);
-    char what[200];
+    ss_buf_put(&t->sql, own.ptr, own.len);
+    t->sql.bad |= own.bad;
     snprintf(what, sizeof what, "replacing table %s.%s by one with other columns", s->ns, s->name);
     status = run(t, what, reterr);
     if (status == SS_STOP && reterr != NULL)
         reterr->code = "SS-TGT-0016";
-    return status == SS_OK ? ss_tgt_objects_of_table(t, s->ns, s->name, reterr) : status;
+    if (status == SS_OK)
+        status = sequences_rename(t, s->ns, s->name, "", reterr);
+    if (status == SS_OK)
+        status = ss_tgt_objects_of_table(t, s->ns, s->name, reterr);
+out:
+    ss_buf_done(&own);
+    return status;
 }
 
 static ss_status replace(ss_target *t, const ss_table_state *s, ss_error *reterr) {
