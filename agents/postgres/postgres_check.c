@@ -236,7 +236,7 @@ static ss_status check_settings(ss_postgres_checker *check, ss_error *reterr) {
         " (SELECT setting::int8 * CASE unit WHEN 'ms' THEN 1 ELSE 1000 END FROM pg_settings WHERE name = 'wal_sender_timeout'),"
         " (SELECT coalesce(max(extract(epoch FROM now() - xact_start)), 0)::int8 FROM pg_stat_activity"
         " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND xact_start IS NOT NULL"
-        " AND backend_xid IS NOT NULL)",
+        " AND backend_xid IS NOT NULL), current_setting('idle_replication_slot_timeout', true)",
         NULL, &res, reterr);
     if (status != SS_OK)
         return status;
@@ -260,6 +260,11 @@ static ss_status check_settings(ss_postgres_checker *check, ss_error *reterr) {
                                PQserverVersion(check->conn) >= 130000
                                    ? "ALTER SYSTEM SET max_slot_wal_keep_size = '…'; SELECT pg_reload_conf(); with what the disk can spare"
                                    : "watch the room of pg_wal: before version 13 there is no limit to set");
+    const char *idle = ss_postgres_value(res, 0, 4); /* from 18 on */
+    if (*idle != '\0' && strcmp(idle, "0") != 0)
+        ss_postgres_check_warn(check, "idle_replication_slot_timeout",
+                               ss_arena_printf(check->arena, "%s: a stop of the agent that is longer ends in a gap (on_gap)", idle),
+                               "ALTER SYSTEM SET idle_replication_slot_timeout = 0 (or longer than any stop); SELECT pg_reload_conf()");
     ss_postgres_check_say(check, timeout == 0 || timeout >= 5000, "wal_sender_timeout",
                           ss_arena_printf(check->arena, "%lld ms", timeout),
                           "set it to 5 s or more (default 60 s), or short pauses of the network end the link");

@@ -84,20 +84,23 @@ static const char ranges_text[] =
     "   ELSE '' END, false"
     "  FROM named t JOIN pg_range g ON g.rngtypid = t.oid JOIN pg_opclass o ON o.oid = g.rngsubopc"
     "  JOIN pg_namespace op ON op.oid = o.opcnamespace WHERE typtype = 'r'";
-/* inh: inheritance and partitioning among the rebuilt; col: their columns, `own` when CREATE TABLE lists it; lvl: parents
- * before children, and a table before the tables that have a column of its row type. */
+/* inh: inheritance and partitioning among the rebuilt; col: their columns, `own` when CREATE TABLE lists it, and older: the
+ * same as they can be on a target that has no virtual columns; lvl: parents before children, and a table before the tables
+ * that have a column of its row type. */
 static const char tables_text[] =
     ", rel AS (SELECT sel.tbl, c.*, n.nspname, " OBJ_NAME("n", "c") " AS qname FROM sel JOIN pg_class c USING (oid)"
     "  JOIN pg_namespace n ON n.oid = c.relnamespace),"
     " inh AS (SELECT i.inhrelid, i.inhparent, i.inhseqno, r.relispartition FROM pg_inherits i"
     "  JOIN rel r ON r.oid = i.inhrelid JOIN sel p ON p.oid = i.inhparent),"
-    " col AS (SELECT a.*, r.tbl, r.nspname, r.relname, r.qname, r.relispartition, y.typcollation, y.typstorage,"
-    "  f.oid AS defoid, pg_get_expr(f.adbin, f.adrelid) AS expr, @generated@ AS gen,"
+    " facts AS (SELECT a.*, r.tbl, r.nspname, r.relname, r.qname, r.relispartition, y.typcollation, y.typstorage,"
+    "  f.oid AS defoid, pg_get_expr(f.adbin, f.adrelid) AS expr, @generated@ AS gen, @virtual@ AS virt, @required@ AS required,"
     "  EXISTS (SELECT FROM foul WHERE foul.classid = 'pg_attrdef'::regclass AND foul.objid = f.oid) AS foul,"
     "  a.attislocal OR r.relispartition OR NOT EXISTS (SELECT FROM inh WHERE inh.inhrelid = r.oid) AS own"
     "  FROM pg_attribute a JOIN rel r ON r.oid = a.attrelid JOIN pg_type y ON y.oid = a.atttypid"
     "  LEFT JOIN pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum"
     "  WHERE a.attnum > 0 AND NOT a.attisdropped),"
+    " col AS (SELECT facts.*, CASE WHEN virt THEN 'VIRTUAL' ELSE 'STORED' END AS kept FROM facts),"
+    " older AS (SELECT facts.*, 'STORED' AS kept FROM facts),"
     " edge(child, parent) AS (SELECT inhrelid, inhparent FROM inh UNION SELECT a.attrelid, y.typrelid"
     "  FROM col a JOIN pg_type t ON t.oid = a.atttypid JOIN pg_type y ON y.oid IN (t.oid, t.typelem)"
     "  JOIN sel s ON s.oid = y.typrelid WHERE y.typrelid <> a.attrelid),"
@@ -110,13 +113,37 @@ static const char column_text[] =
     "  || quote_ident(ln.nspname) || '.' || quote_ident(l.collname) FROM pg_collation l"
     "  JOIN pg_namespace ln ON ln.oid = l.collnamespace WHERE l.oid = a.attcollation) ELSE '' END"
     " || CASE WHEN a.expr IS NULL OR a.foul AND NOT a.gen THEN ''"
-    "  WHEN a.gen THEN ' GENERATED ALWAYS AS (' || a.expr || ') STORED' ELSE ' DEFAULT ' || a.expr END"
+    "  WHEN a.gen THEN ' GENERATED ALWAYS AS (' || a.expr || ') ' || a.kept ELSE ' DEFAULT ' || a.expr END"
     " || CASE WHEN a.attidentity = '' OR a.relispartition THEN '' ELSE (SELECT ' GENERATED '"
     "  || CASE a.attidentity WHEN 'a' THEN 'ALWAYS' ELSE 'BY DEFAULT' END || ' AS IDENTITY (SEQUENCE NAME '"
     "  || " OBJ_NAME("sn", "sc") " || ' ' || o.opts || ')' FROM seqs q JOIN seqopts o ON o.oid = q.oid"
     "  JOIN pg_class sc ON sc.oid = q.oid JOIN pg_namespace sn ON sn.oid = sc.relnamespace"
     "  WHERE q.relid = a.attrelid AND q.attnum = a.attnum AND q.how = 'i') END"
-    " || CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END";
+    " || CASE WHEN a.required THEN @not_null_name@ || ' NOT NULL' ELSE '' END";
+
+/* CREATE TABLE of a partitioned table `r` whose leaves are tables of their own. */
+#define ROOT_OF(columns)                                                                                               \
+    "'CREATE TABLE ' || r.qname || ' (' || coalesce((SELECT string_agg(" OBJ_COLUMN ", ', ' ORDER BY a.attnum)"       \
+    " FROM " columns " a WHERE a.attrelid = r.oid AND NOT (a.gen AND a.foul)), '') || ') PARTITION BY '"              \
+    " || pg_get_partkeydef(r.oid)"
+static const char root_text[] =
+    "CASE WHEN EXISTS (SELECT FROM col a WHERE a.attrelid = r.oid AND a.virt AND NOT a.foul) THEN "
+    OBJ_FROM_18(ROOT_OF("col"), ROOT_OF("older")) " ELSE " ROOT_OF("col") " END";
+
+/* Branches of the keys: constraints of idx, and what of 18's NOT NULLs no column definition can say. */
+#define ADD_KEY "'ALTER TABLE ONLY ' || qname || ' ADD CONSTRAINT ' || quote_ident(conname) || ' ' || "
+static const char keys_text[] =
+    " SELECT tbl, CASE contype WHEN 'p' THEN 1 ELSE 2 END, 0, indexrelid, 'constraint', nspname, conname, CASE WHEN plain IS NULL"
+    "  THEN " ADD_KEY "pg_get_constraintdef(con) ELSE " OBJ_FROM_18(ADD_KEY "pg_get_constraintdef(con)", ADD_KEY "plain") " END,"
+    "  CASE WHEN foul THEN 'uses an operator or function that is not mirrored' ELSE '' END, foul FROM idx"
+    "  WHERE con IS NOT NULL"
+    " UNION ALL SELECT tbl, 2, 1, indexrelid, 'temporal_key', nspname, conname, "
+    OBJ_BEFORE_18 ", 'key ' || conname || ' forbids overlaps at the source; here it is a plain one of the same columns', true"
+    " FROM idx WHERE plain IS NOT NULL"
+    " UNION ALL SELECT r.tbl, 5, 1, c.oid, 'not_null', r.nspname, c.conname, CASE WHEN @unproven@ THEN ''"
+    "  ELSE 'ALTER TABLE ' || r.qname || ' ADD CONSTRAINT ' || quote_ident(c.conname) || ' ' || pg_get_constraintdef(c.oid) END,"
+    "  CASE WHEN @unproven@ THEN c.conname || " OBJ_UNPROVEN " ELSE '' END, true FROM pg_constraint c"
+    "  JOIN rel r ON r.oid = c.conrelid WHERE c.contype = 'n' AND (c.connoinherit OR NOT c.convalidated) AND c.coninhcount = 0";
 
 /* Branches of what is left out: sequences and types that nothing selected uses. */
 static const char unused_text[] =
@@ -140,6 +167,8 @@ static const struct {
     {"@types@", 0, types_text, ""},
     {"@seqs@", 0, seqs_text, ""},
     {"@ranges@", 0, ranges_text, ""},
+    {"@root@", 0, root_text, ""},
+    {"@keys@", 0, keys_text, ""},
     {"@unused@", 0, unused_text, ""},
     {"@tables@", 0, tables_text, ""},
     {"@column@", 0, column_text, ""},
@@ -156,6 +185,18 @@ static const struct {
      " quote_literal(l.collctype) ELSE ', LOCALE = ' || quote_literal(@icu_locale@) END"},
     {"@icu_locale@", 150000, "coalesce(l.colliculocale, l.collcollate)", "l.collcollate"},
     {"@generated@", 120000, "a.attgenerated <> ''", "false"},
+    {"@virtual@", 180000, "a.attgenerated = 'v'", "false"},
+    /* From 18 on a NOT NULL has a name, and may be unproven or of one table alone: such a one is made as a constraint. */
+    {"@required@", 180000,
+     "a.attnotnull AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = a.attrelid AND k.contype = 'n'"
+     " AND k.conkey[1] = a.attnum AND (k.connoinherit OR NOT k.convalidated))",
+     "a.attnotnull"},
+    {"@not_null_name@", 180000,
+     "coalesce((SELECT ' CONSTRAINT ' || quote_ident(k.conname) FROM pg_constraint k WHERE k.conrelid = a.attrelid"
+     " AND k.contype = 'n' AND k.conkey[1] = a.attnum), '')",
+     "''"},
+    {"@unproven@", 180000, "(c.conenforced AND NOT c.convalidated)", "NOT c.convalidated"},
+    {"@period@", 180000, "c.conperiod", "false"},
     {"@compression@", 140000, "a.attcompression", "''"},
     /* Of a partition that stands alone here (its root is not rebuilt) the inherited ones too, but for those that the
      * server keeps for each partition of a referenced table. */

@@ -46,10 +46,22 @@ SS_MUST ss_status ss_postgres_objects_left_out(ss_postgres_objects *objects, ss_
 #define OBJ_WITH "@with@"     /* sel, every, asked, ext, foul */
 #define OBJ_TYPES "@types@"   /* parts, uses, reach, types */
 #define OBJ_SEQS "@seqs@"     /* seqs, seqopts */
-#define OBJ_TABLES "@tables@" /* rel, inh, col, lvl; with OBJ_SEQS */
-#define OBJ_COLUMN "@column@" /* one column `a` of col as it stands in CREATE TABLE */
+#define OBJ_TABLES "@tables@" /* rel, inh, col, older, lvl; with OBJ_SEQS */
+#define OBJ_COLUMN "@column@" /* one column `a` of col or older as it stands in CREATE TABLE */
 #define OBJ_RANGES "@ranges@" /* a branch of the statement of the types */
+#define OBJ_ROOT "@root@"     /* the definition of partitioned table `r` of rel */
+#define OBJ_KEYS "@keys@"     /* a branch of the statement of the keys */
 #define OBJ_UNUSED "@unused@" /* branches of the statement of what is left out */
+/* A statement for targets from version 18 on, another for older ones. */
+#define OBJ_FROM_18(now, before)                                                                                       \
+    "'DO ' || quote_literal('BEGIN IF current_setting(''server_version_num'')::int >= 180000 THEN EXECUTE '"          \
+    " || quote_literal(" now ") || '; ELSE EXECUTE ' || quote_literal(" before ") || '; END IF; END')"
+/* An optional object of this definition makes nothing: it is refused by a target before 18, and so its note is told. */
+#define OBJ_BEFORE_18                                                                                                  \
+    "'DO ' || quote_literal('BEGIN IF current_setting(''server_version_num'')::int < 180000 THEN RAISE'"               \
+    " || ' feature_not_supported USING MESSAGE = ''it came with PostgreSQL 18''; END IF; END')"
+/* Old rows may break it: a resync, which writes all rows anew, would be refused by it. */
+#define OBJ_UNPROVEN "' is NOT VALID at the source and not mirrored: VALIDATE CONSTRAINT there, then resync the table'"
 #define OBJ_NAME(n, c) "quote_ident(" n ".nspname) || '.' || quote_ident(" c ".relname)"
 
 #endif

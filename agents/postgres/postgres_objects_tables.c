@@ -8,16 +8,20 @@
 
 #include <stdio.h>
 
+#define TABLE_OF(columns)                                                                                              \
+    "'CREATE TABLE ' || r.qname || ' ('"                                                                               \
+    "  || coalesce((SELECT string_agg(" OBJ_COLUMN ", ', ' ORDER BY a.attnum) FROM " columns " a"                      \
+    "   WHERE a.attrelid = r.oid AND a.own AND NOT (a.gen AND a.foul)), '') || ')'"                                    \
+    "  || coalesce((SELECT ' INHERITS (' || string_agg(p.qname, ', ' ORDER BY i.inhseqno) || ')' FROM inh i"           \
+    "   JOIN rel p ON p.oid = i.inhparent WHERE i.inhrelid = r.oid AND NOT i.relispartition), '')"                     \
+    "  || CASE WHEN r.relkind = 'p' THEN ' PARTITION BY ' || pg_get_partkeydef(r.oid) ELSE '' END"                     \
+    "  || coalesce((SELECT ' WITH (' || string_agg(quote_ident(split_part(x, '=', 1)) || '='"                          \
+    "   || quote_literal(substr(x, strpos(x, '=') + 1)), ', ') || ')' FROM unnest(r.reloptions) x), '')"
 static const char tables_sql[] =
     OBJ_WITH OBJ_SEQS OBJ_TABLES
-    " SELECT 'pre', 'table', r.nspname, r.relname, r.tbl, 'CREATE TABLE ' || r.qname || ' ('"
-    "  || coalesce((SELECT string_agg(" OBJ_COLUMN ", ', ' ORDER BY a.attnum) FROM col a WHERE a.attrelid = r.oid"
-    "   AND a.own AND NOT (a.gen AND a.foul)), '') || ')'"
-    "  || coalesce((SELECT ' INHERITS (' || string_agg(p.qname, ', ' ORDER BY i.inhseqno) || ')' FROM inh i"
-    "   JOIN rel p ON p.oid = i.inhparent WHERE i.inhrelid = r.oid AND NOT i.relispartition), '')"
-    "  || CASE WHEN r.relkind = 'p' THEN ' PARTITION BY ' || pg_get_partkeydef(r.oid) ELSE '' END"
-    "  || coalesce((SELECT ' WITH (' || string_agg(quote_ident(split_part(x, '=', 1)) || '='"
-    "   || quote_literal(substr(x, strpos(x, '=') + 1)), ', ') || ')' FROM unnest(r.reloptions) x), ''), '', false"
+    " SELECT 'pre', 'table', r.nspname, r.relname, r.tbl, CASE WHEN EXISTS (SELECT FROM col a WHERE a.attrelid = r.oid"
+    "   AND a.own AND a.virt AND NOT a.foul) THEN " OBJ_FROM_18(TABLE_OF("col"), TABLE_OF("older"))
+    "  ELSE " TABLE_OF("col") " END, '', false"
     " FROM rel r JOIN lvl ON lvl.oid = r.oid WHERE r.tbl <> '' ORDER BY lvl.depth, r.oid";
 
 /* What CREATE TABLE could not say, in the order of `step`. */
@@ -27,13 +31,16 @@ static const char details_sql[] =
     " SELECT 0, a.attrelid, 1, a.attnum, 'column', a.nspname, a.relname, a.tbl, 'ALTER TABLE ' || a.qname || ' ADD COLUMN '"
     "  || " OBJ_COLUMN ", 'generated column ' || a.attname || ' uses a function that is not mirrored', true FROM col a"
     "  WHERE a.own AND a.gen AND a.foul"
+    " UNION ALL SELECT 0, a.attrelid, 1, a.attnum, 'generated_column', a.nspname, a.relname, a.tbl, "
+    OBJ_BEFORE_18 ", 'generated column ' || a.attname || ' is virtual at the source and stored here', true FROM col a"
+    "  WHERE a.own AND a.virt AND NOT a.foul"
     " UNION ALL SELECT 0, a.attrelid, 2, a.attnum, 'default', a.nspname, a.relname, a.tbl, format('ALTER TABLE ONLY %s"
     " ALTER COLUMN %I SET DEFAULT %s', a.qname, a.attname, a.expr), CASE WHEN a.foul THEN 'default of column '"
     "  || a.attname || ' uses a function that is not mirrored' ELSE '' END, a.foul FROM col a"
     "  WHERE a.expr IS NOT NULL AND NOT a.gen AND (a.foul OR NOT a.own)"
     " UNION ALL SELECT 0, a.attrelid, 2, a.attnum, 'column', a.nspname, a.relname, a.tbl,"
     "  format('ALTER TABLE ONLY %s ALTER COLUMN %I SET NOT NULL', a.qname, a.attname), '', false FROM col a"
-    "  WHERE a.attnotnull AND NOT a.own"
+    "  WHERE a.required AND NOT a.own"
     " UNION ALL SELECT 0, a.attrelid, 3, a.attnum, 'storage', a.nspname, a.relname, a.tbl, format('ALTER TABLE ONLY %s"
     " ALTER COLUMN %I SET STORAGE %s', a.qname, a.attname, CASE a.attstorage WHEN 'p' THEN 'PLAIN' WHEN 'm' THEN 'MAIN'"
     "  WHEN 'x' THEN 'EXTENDED' ELSE 'EXTERNAL' END), '', true FROM col a WHERE a.attstorage <> a.typstorage"
@@ -69,7 +76,7 @@ ss_status ss_postgres_objects_tables(ss_postgres_objects *objects, ss_error *ret
 
 /* ---- keys, checks, indexes ---------------------------------------------------------------------------------------- */
 
-/* idx.con: the constraint that an index makes. Order within a table: keys, other indexes, attaching of partitions'
+/* idx.con: the constraint that an index makes; plain: one WITHOUT OVERLAPS as an older target can have it. Order within a table: keys, other indexes, attaching of partitions'
  * indexes (deepest first: a partitioned index becomes valid with its last one), checks, statistics, identity, comments. */
 static const char keys_sql[] =
     OBJ_WITH
@@ -77,15 +84,15 @@ static const char keys_sql[] =
     "  JOIN pg_namespace n ON n.oid = c.relnamespace),"
     " idx AS (SELECT i.*, r.tbl, r.nspname, r.relname AS tblname, r.qname, r.oid AS relid, x.relname, x.relkind,"
     "  quote_ident(r.nspname) || '.' || quote_ident(x.relname) AS idxfull, c.oid AS con, c.conname, c.contype,"
+    "  CASE WHEN @period@ THEN (SELECT CASE c.contype WHEN 'p' THEN 'PRIMARY KEY (' ELSE 'UNIQUE (' END"
+    "   || string_agg(quote_ident(a.attname), ', ' ORDER BY k.at) || ')' FROM unnest(c.conkey) WITH ORDINALITY k(attnum, at)"
+    "   JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum = k.attnum) END AS plain,"
     "  EXISTS (SELECT FROM foul WHERE foul.classid = 'pg_class'::regclass AND foul.objid = i.indexrelid"
     "   OR foul.classid = 'pg_constraint'::regclass AND foul.objid = c.oid) AS foul"
     "  FROM pg_index i JOIN rel r ON r.oid = i.indrelid JOIN pg_class x ON x.oid = i.indexrelid"
     "  LEFT JOIN pg_constraint c ON c.conindid = i.indexrelid AND c.conrelid = i.indrelid AND c.contype IN ('p', 'u', 'x')),"
     " made(tbl, step, sub, oid, kind, ns, name, def, note, optional) AS ("
-    " SELECT tbl, CASE contype WHEN 'p' THEN 1 ELSE 2 END, 0, indexrelid, 'constraint', nspname, conname, 'ALTER TABLE ONLY '"
-    "  || qname || ' ADD CONSTRAINT ' || quote_ident(conname) || ' ' || pg_get_constraintdef(con),"
-    "  CASE WHEN foul THEN 'uses an operator or function that is not mirrored' ELSE '' END, foul FROM idx"
-    "  WHERE con IS NOT NULL"
+    OBJ_KEYS
     " UNION ALL SELECT tbl, 3, 0, indexrelid, 'index', nspname, relname, pg_get_indexdef(indexrelid),"
     "  CASE WHEN foul THEN 'uses an operator or function that is not mirrored' ELSE '' END, foul FROM idx"
     "  WHERE con IS NULL AND (indisvalid OR relkind = 'I')"
@@ -95,9 +102,9 @@ static const char keys_sql[] =
     " UNION ALL SELECT CASE WHEN p.tbl = '' THEN '' ELSE k.tbl END, 4, CASE k.relkind WHEN 'I' THEN 1 ELSE 0 END,"
     "  k.indexrelid, 'index_partition', k.nspname, k.relname, 'ALTER INDEX ' || p.idxfull || ' ATTACH PARTITION ' || k.idxfull, '', k.foul OR p.foul FROM idx k"
     "  JOIN pg_inherits h ON h.inhrelid = k.indexrelid JOIN idx p ON p.indexrelid = h.inhparent"
-    " UNION ALL SELECT r.tbl, 5, 0, c.oid, 'check', r.nspname, c.conname, 'ALTER TABLE ' || r.qname || ' ADD CONSTRAINT '"
-    "  || quote_ident(c.conname) || ' ' || pg_get_constraintdef(c.oid),"
-    "  CASE WHEN f.objid IS NOT NULL THEN 'uses an operator or function that is not mirrored' ELSE '' END,"
+    " UNION ALL SELECT r.tbl, 5, 0, c.oid, 'check', r.nspname, c.conname, CASE WHEN @unproven@ THEN ''"
+    "  ELSE 'ALTER TABLE ' || r.qname || ' ADD CONSTRAINT ' || quote_ident(c.conname) || ' ' || pg_get_constraintdef(c.oid) END,"
+    "  CASE WHEN @unproven@ THEN c.conname || " OBJ_UNPROVEN " WHEN f.objid IS NOT NULL THEN 'uses an operator or function that is not mirrored' ELSE '' END,"
     "  f.objid IS NOT NULL FROM pg_constraint c JOIN rel r ON r.oid = c.conrelid LEFT JOIN foul f"
     "  ON f.classid = 'pg_constraint'::regclass AND f.objid = c.oid WHERE c.contype = 'c' AND (c.coninhcount = 0"
     "  OR NOT EXISTS (SELECT FROM pg_inherits h JOIN sel ON sel.oid = h.inhparent AND sel.tbl <> ''"
@@ -113,7 +120,7 @@ static const char keys_sql[] =
     " UNION ALL SELECT r.tbl, 8, 1, c.oid, 'comment', r.nspname, c.conname, format('COMMENT ON CONSTRAINT %I ON %s IS %L',"
     "  c.conname, r.qname, d.description), '', true FROM pg_constraint c JOIN rel r ON r.oid = c.conrelid"
     "  JOIN pg_description d ON d.classoid = 'pg_constraint'::regclass AND d.objoid = c.oid"
-    "  WHERE c.contype IN ('p', 'u', 'x', 'c'))"
+    "  WHERE c.contype IN ('p', 'u', 'x', 'c', 'n'))"
     " SELECT CASE WHEN tbl = '' THEN 'final' ELSE 'table' END, kind, ns, name, tbl, def, note, optional FROM made"
     " ORDER BY tbl, step, sub, oid";
 

@@ -411,7 +411,7 @@ static ss_status publication_compare(PGconn *conn, const char *name, const ss_po
     else if (strtoul(ss_postgres_value(res, 0, 0), NULL, 10) != record->publication)
         status = changed(reterr, place, "was dropped and made anew");
     else if (strcmp(ss_postgres_value(res, 0, 1), record->flags) != 0)
-        status = changed(reterr, place, "was altered (its operations, or publish_via_partition_root)");
+        status = changed(reterr, place, "was altered (its operations, publish_via_partition_root or publish_generated_columns)");
     else if (strcmp(ss_postgres_value(res, 0, 2), record->xmin) != 0 && same_owner)
         status = changed(reterr, place, "was altered, perhaps there and back");
     ss_buf_done(&owner);

@@ -80,6 +80,11 @@ static char *copy_text(ss_arena *arena, const char *text) {
     return ss_arena_strndup(arena, text, strlen(text));
 }
 
+/* From 18 on a NOT NULL may be NOT VALID: new rows obey it, old ones need not. */
+static const char proven_not_null[] =
+    "a.attnotnull AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.conrelid = c.oid "
+    "AND k.contype = 'n' AND k.conkey[1] = a.attnum AND NOT k.convalidated)";
+
 static ss_status table_query(PGconn *conn, uint32_t relid, PGresult **ret, ss_error *reterr) {
     int version = PQserverVersion(conn);
     char sql[5120], oid[16];
@@ -90,7 +95,7 @@ static ss_status table_query(PGconn *conn, uint32_t relid, PGresult **ret, ss_er
         "w.generated, w.attidentity,%s"
         " FROM (SELECT n.nspname, c.relname, c.relkind, c.relreplident, a.attnum, a.attname, "
         "a.atttypid AS type,"
-        "  a.atttypmod, a.attnotnull, a.attidentity, %s AS generated,"
+        "  a.atttypmod, %s AS attnotnull, a.attidentity, %s AS generated,"
         "  EXISTS (SELECT FROM pg_catalog.pg_index x WHERE x.indrelid = c.oid AND x.indisvalid AND "
         /* A deferrable key may name two rows inside a transaction: rows are then found whole. */
         "x.indisprimary AND x.indimmediate"
@@ -104,7 +109,8 @@ static ss_status table_query(PGconn *conn, uint32_t relid, PGresult **ret, ss_er
         "  LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT "
         "a.attisdropped"
         "  WHERE c.oid = $1::pg_catalog.oid AND c.relkind IN ('r', 'p')) w%s ORDER BY w.attnum",
-        facts_columns, version >= 120000 ? "a.attgenerated <> ''" : "false", facts_joins);
+        facts_columns, version >= 180000 ? proven_not_null : "a.attnotnull",
+        version >= 120000 ? "a.attgenerated <> ''" : "false", facts_joins);
     snprintf(oid, sizeof oid, "%" PRIu32, relid);
     const char *params[1] = {oid};
     return ss_postgres_query(conn, "read a table's columns", sql, 1, params, PGRES_TUPLES_OK, ret,

@@ -11,12 +11,32 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-static bool there_already(const char *state) {
-    static const char *const codes[] = {"42P06", "42P07", "42710", "42723", "42701", NULL};
-    for (size_t i = 0; codes[i] != NULL; i++)
-        if (strcmp(state, codes[i]) == 0)
+static bool among(const char *word, const char *const *list) {
+    for (size_t i = 0; list[i] != NULL; i++)
+        if (strcmp(word, list[i]) == 0)
             return true;
     return false;
+}
+
+static bool there_already(const char *state) {
+    static const char *const codes[] = {"42P06", "42P07", "42710", "42723", "42701", NULL};
+    return among(state, codes);
+}
+
+/* The source's server wrote the definition, so nothing is wrong with it: a target that does not
+ * understand it, or lacks a function or type of the system that it names, is older. */
+static bool not_known(const char *state) {
+    static const char *const codes[] = {"42601", "0A000", "22023", "42883", "42704", NULL};
+    return among(state, codes);
+}
+
+/* The rows are the same without it. */
+static bool dispensable(const char *kind, const char *state) {
+    static const char *const kinds[] = {
+        "constraint", "foreign_key", "check", "not_null", "index", "index_partition",
+        "statistics", "replica_identity", "view", "materialized_view", NULL};
+    bool above = strcmp(state, "42P01") == 0 && strstr(kind, "view") != NULL; /* one left out */
+    return among(kind, kinds) && (not_known(state) || above);
 }
 
 /* The table was there with a primary key: it is the source's when its columns are. They are spelled
@@ -43,13 +63,46 @@ static ss_status same_key(ss_target *t, const char *table, const char *ns, const
     return status;
 }
 
+static void left_out(ss_target *t, const PGresult *res, const char *state, bool without, char *ret,
+                     size_t size) {
+    char said[300], server[64];
+    ss_tgt_message(res, said, sizeof said);
+    ss_tgt_server(t, server, sizeof server);
+    if (!without && strcmp(state, "42601") != 0 && strcmp(state, "0A000") != 0)
+        snprintf(ret, size, "%s", said);
+    else if (ss_tgt_from_user_code(res)) /* the definition's own words, and the note says them */
+        snprintf(ret, size, "%s of the target cannot have it", server);
+    else
+        snprintf(ret, size, "%s of the target cannot have it: %s", server, said);
+}
+
+static ss_status cannot_make(ss_target *t, const PGresult *res, const char *what, const char *state,
+                             ss_error *reterr) {
+    if (not_known(state)) {
+        char said[300], server[64];
+        ss_tgt_message(res, said, sizeof said);
+        ss_tgt_server(t, server, sizeof server);
+        return ss_fail(reterr, SS_STOP, "SS-TGT-0013",
+                       "%s cannot be made by %s of the target: %s; make there what it "
+                       "needs, or make it by hand and set adopt: true, or exclude it.",
+                       what, server, said);
+    }
+    ss_status status = ss_tgt_error(t->conn, res, what, reterr);
+    if (status == SS_STOP && reterr != NULL)
+        reterr->code = "SS-TGT-0013";
+    return status;
+}
+
 ss_status ss_tgt_object_run(ss_target *t, const char *kind, const char *ns, const char *name,
                             const char *table, const char *definition, bool optional,
                             char *ret_refused, size_t size, ss_error *reterr) {
     ret_refused[0] = '\0';
+    /* Not in one message with the definition: of a message that cannot be parsed, nothing is run. */
+    ss_status status = ss_tgt_exec(t, "a savepoint", "SAVEPOINT sidespool_object", reterr);
+    if (status != SS_OK)
+        return status;
     ss_buf_clear(&t->sql);
-    ss_buf_printf(&t->sql, "SAVEPOINT sidespool_object; %s\n; RELEASE SAVEPOINT sidespool_object",
-                  definition);
+    ss_buf_printf(&t->sql, "%s\n; RELEASE SAVEPOINT sidespool_object", definition);
     const char *sql = ss_buf_cstr(&t->sql);
     if (t->sql.bad)
         return ss_tgt_nomem(reterr);
@@ -63,17 +116,17 @@ ss_status ss_tgt_object_run(ss_target *t, const char *kind, const char *ns, cons
     bool there = state != NULL && there_already(state), second_key = false;
     if (state != NULL && strcmp(state, "42P16") == 0 && strcmp(kind, "constraint") == 0)
         second_key = true;
-    bool leave =
-        state != NULL && !ss_tgt_sqlstate_retry(state) && (there || optional || second_key);
-    ss_status status = SS_OK;
+    bool without = state != NULL && dispensable(kind, state);
+    bool leave = state != NULL && !ss_tgt_sqlstate_retry(state) &&
+                 (there || optional || second_key || without);
     if (leave) {
         status = ss_tgt_exec(
             t, "leaving an object out",
             "ROLLBACK TO SAVEPOINT sidespool_object; RELEASE SAVEPOINT sidespool_object", reterr);
         if (status == SS_OK && second_key)
             status = same_key(t, table, ns, name, definition, &there, reterr);
-        if (status == SS_OK && !there && optional)
-            ss_tgt_message(res, ret_refused, size);
+        if (status == SS_OK && !there && (optional || without))
+            left_out(t, res, state, without, ret_refused, size);
         else if (status == SS_OK && !there)
             status = ss_fail(reterr, SS_STOP, "SS-TGT-0013",
                              "constraint %s.%s: the target's table%s%s has a primary key of other "
@@ -82,9 +135,7 @@ ss_status ss_tgt_object_run(ss_target *t, const char *kind, const char *ns, cons
     } else {
         char what[200];
         snprintf(what, sizeof what, "%s %s.%s", kind, ns, name);
-        status = ss_tgt_error(t->conn, res, what, reterr);
-        if (status == SS_STOP && reterr != NULL)
-            reterr->code = "SS-TGT-0013";
+        status = cannot_make(t, res, what, state != NULL ? state : "", reterr);
     }
     PQclear(res);
     return status;
