@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "lib"))
 
-from servers import SCRIPT, Postgres  # noqa: E402
+from servers import DEBIAN, SCRIPT, Postgres, programs  # noqa: E402
 from world import World  # noqa: E402
 
 
@@ -67,12 +67,32 @@ def target_server(folder):
     pg.remove()
 
 
+@pytest.fixture(scope="session")
+def server_of(folder, request):
+    """A server of a major version as source or target, kept for the session. One that cannot be fetched skips the test."""
+    made = {}
+
+    def get(version, role):
+        if version == DEBIAN and "SIDESPOOL_PG_BIN" not in os.environ:
+            return request.getfixturevalue(f"{role}_server")
+        bin_dir, why_not = programs(version)
+        if not bin_dir:
+            pytest.skip(why_not)
+        if (version, role) not in made:
+            made[version, role] = server(folder, f"{role}{version}", bin_dir=bin_dir)
+        return made[version, role]
+
+    yield get
+    for pg in made.values():
+        pg.remove()
+
+
 @pytest.fixture
 def own_servers(folder, request):
     """A pair for a test that stops, kills or fills its servers."""
     made = []
 
-    def make(**settings):
+    def make(**settings):  # bin_dir: of another version
         pg = server(folder, f"own{len(made)}-{abs(hash(request.node.name)) % 100000}", **settings)
         made.append(pg)
         return pg

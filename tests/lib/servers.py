@@ -1,6 +1,7 @@
 """Real PostgreSQL servers for tests: throwaway folders, loopback, free ports."""
 
 import contextlib
+import functools
 import os
 import pathlib
 import shutil
@@ -13,6 +14,20 @@ import psycopg2.extensions
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 SCRIPT = TOP / "scripts" / "servers" / "postgres"
+
+
+DEBIAN = 15  # Debian 12's own major version
+
+
+@functools.cache
+def programs(version):
+    """The folder of a major version's programs, fetched once; or None and the sentence why they cannot be had."""
+    done = subprocess.run([SCRIPT.parent / "get-postgres", str(version)], capture_output=True, text=True)
+    if done.returncode == 0:
+        return done.stdout.strip(), ""
+    if done.returncode == 69 and version != DEBIAN:
+        return None, done.stderr.strip().splitlines()[-1]
+    raise RuntimeError(f"get-postgres {version}: exit {done.returncode}: {done.stderr}")
 
 
 class Postgres:
@@ -71,6 +86,16 @@ class Postgres:
 
     def one(self, text, *args, dbname="postgres"):
         return self.sql(text, *args, dbname=dbname)[0][0]
+
+    @functools.cached_property
+    def major(self):
+        return int(self.one("show server_version_num")) // 10000
+
+    def drop(self, dbname):
+        if self.major < 13:  # no FORCE yet
+            self.sql(f"revoke connect on database {dbname} from public")
+            self.sql("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", dbname)
+        self.sql(f"drop database if exists {dbname}" + (" with (force)" if self.major >= 13 else ""))
 
     def remove(self):
         with contextlib.suppress(subprocess.CalledProcessError):

@@ -227,12 +227,11 @@ class World:
     def close(self):
         for process in self.procs:
             process.end()
-        with_drop = f"drop database if exists {self.db} with (force)"
         for server, is_source in ((self.source, True), (self.target, False)):
             try:
                 if is_source:
                     server.sql("select pg_drop_replication_slot(slot_name) from pg_replication_slots "
                                "where database = %s and not active", self.db)
-                server.sql(with_drop)
+                server.drop(self.db)
             except Exception as error:  # a test may have stopped the server: its folder is removed anyway
                 print(f"clean-up of {self.db}: {error}")
