@@ -26,7 +26,7 @@ class Copy:
         self.world.src("vacuum analyze")
 
     def fresh_target(self):
-        self.target.drop(self.world.db)
+        self.target.sql(f"drop database if exists {self.world.db} with (force)")
         self.target.sql(f"create database {self.world.db}")
 
     def native(self, run):
