@@ -465,7 +465,7 @@ static void *copy_main(void *arg) {
 ss_status ss_copies_new(const ss_copies_setup *setup, ss_copies **ret, ss_error *reterr) {
     ss_copies *copies = calloc(1, sizeof *copies);
     if (copies == NULL)
-        return ss_fail(reterr, SS_STOP, "SS-SYS-0001", "out of memory");
+        return ss_fail(reterr, SS_RETRY, "SS-SYS-0001", "out of memory");
     copies->setup = *setup;
     ss_backoff_init(&copies->backoff, 1000, 60000, 0);
     ss_status status = ss_waiter_init(&copies->mutex, &copies->cond, reterr);

@@ -78,7 +78,7 @@ static ss_status scan_stream(const char *path, const char *source, uint64_t from
         ret->whole = state->first <= 1;
     arena = ss_arena_new(RECORD_LIMIT);
     if (status == SS_OK && arena == NULL)
-        status = ss_fail(reterr, SS_STOP, "SS-SYS-0001", "out of memory");
+        status = ss_fail(reterr, SS_RETRY, "SS-SYS-0001", "out of memory");
     while (status == SS_OK) {
         ss_bytes bytes;
         uint64_t sequence;

@@ -25,7 +25,7 @@ void ss_pipeline_wake(ss_pipeline *p) {
 ss_status ss_pipeline_new(const ss_pipeline_setup *setup, ss_pipeline **ret, ss_error *reterr) {
     ss_pipeline *p = calloc(1, sizeof *p);
     if (p == NULL)
-        return ss_fail(reterr, SS_STOP, "SS-SYS-0001", "out of memory");
+        return ss_fail(reterr, SS_RETRY, "SS-SYS-0001", "out of memory");
     p->setup = *setup;
     p->history = 1;
     p->request_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

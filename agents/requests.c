@@ -3,11 +3,11 @@
 #include "agents/requests_internal.h"
 #include "agents/select.h"
 
+#include "sidespool/listener.h"
 #include "sidespool/log.h"
 #include <errno.h>
 #include <event2/buffer.h>
 #include <event2/bufferevent.h>
-#include <event2/listener.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -38,7 +38,7 @@ struct ss_peer {
 
 struct ss_requests {
     ss_requests_setup setup;
-    struct evconnlistener *listener;
+    ss_listener *listener;
     struct event *done_event;
     ss_work_pool pool;
     ss_peer *peers;
@@ -501,10 +501,12 @@ static void process_lines(ss_peer *peer) {
         peer_close(peer);
         return;
     }
-    if (peer->busy)
+    if (peer->busy) {
         bufferevent_disable(peer->bev, EV_READ);
-    else
-        bufferevent_enable(peer->bev, EV_READ);
+    } else if (bufferevent_enable(peer->bev, EV_READ) != 0) {
+        SS_LOG(SS_WARN, "peer_closed", SS_S("reason", "the event loop has no memory for it"));
+        peer_close(peer);
+    }
 }
 
 static void on_read(struct bufferevent *bev, void *ctx) {
@@ -518,15 +520,16 @@ static void on_event(struct bufferevent *bev, short what, void *ctx) {
         peer_close(ctx);
 }
 
-static ss_peer *peer_new(ss_requests *requests, evutil_socket_t fd) {
+/* False: the socket is still the caller's. */
+static bool peer_new(ss_requests *requests, evutil_socket_t fd) {
     ss_peer *peer = calloc(1, sizeof *peer);
 
     if (peer == NULL)
-        return NULL;
+        return false;
     peer->bev = bufferevent_socket_new(requests->setup.base, fd, BEV_OPT_CLOSE_ON_FREE);
     if (peer->bev == NULL) {
         free(peer);
-        return NULL;
+        return false;
     }
     peer->requests = requests;
     peer->next = requests->peers;
@@ -537,22 +540,21 @@ static ss_peer *peer_new(ss_requests *requests, evutil_socket_t fd) {
     requests->peer_count++;
     bufferevent_setwatermark(peer->bev, EV_READ, 0, LINE_MOST);
     bufferevent_setcb(peer->bev, on_read, NULL, on_event, peer);
-    bufferevent_enable(peer->bev, EV_READ | EV_WRITE);
-    return peer;
+    if (bufferevent_enable(peer->bev, EV_READ | EV_WRITE) != 0) {
+        SS_LOG(SS_WARN, "peer_closed", SS_S("reason", "the event loop has no memory for it"));
+        peer_close(peer); /* it sees the end, and comes again */
+    }
+    return true;
 }
 
-static void on_accept(struct evconnlistener *listener, evutil_socket_t fd, struct sockaddr *address,
-                      int len, void *ctx) {
+static void on_accept(void *ctx, evutil_socket_t fd) {
     ss_requests *requests = ctx;
     struct ucred who = {0};
     socklen_t size = sizeof who;
-    (void)listener;
-    (void)address;
-    (void)len;
 
     if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &size) == 0)
         SS_LOG(SS_DEBUG, "peer", SS_I("pid", who.pid), SS_I("uid", who.uid), SS_I("gid", who.gid));
-    if (requests->peer_count >= PEERS_MOST || peer_new(requests, fd) == NULL) {
+    if (requests->peer_count >= PEERS_MOST || !peer_new(requests, fd)) {
         SS_LOG(SS_WARN, "peer_refused", SS_I("pid", who.pid), SS_I("uid", who.uid),
                SS_U("peers", requests->peer_count));
         close(fd);
@@ -627,7 +629,7 @@ static ss_status bind_socket(ss_requests *requests, int *ret, ss_error *reterr) 
 
 static void free_parts(ss_requests *requests) {
     if (requests->listener != NULL) {
-        evconnlistener_free(requests->listener);
+        ss_listener_free(requests->listener);
         unlink(requests->path);
     }
     if (requests->done_event != NULL)
@@ -642,7 +644,7 @@ ss_status ss_requests_new(const ss_requests_setup *setup, ss_requests **ret, ss_
     int fd = -1;
 
     if (requests == NULL)
-        return ss_fail(reterr, SS_STOP, "SS-SYS-0001", "out of memory");
+        return ss_fail(reterr, SS_RETRY, "SS-SYS-0001", "out of memory");
     requests->setup = *setup;
     ss_status status = ss_work_pool_init(&requests->pool, reterr);
     if (status != SS_OK) {
@@ -652,16 +654,17 @@ ss_status ss_requests_new(const ss_requests_setup *setup, ss_requests **ret, ss_
     status = bind_socket(requests, &fd, reterr);
     if (status != SS_OK)
         goto out;
-    requests->listener =
-        evconnlistener_new(setup->base, on_accept, requests, LEV_OPT_CLOSE_ON_FREE, 0, fd);
-    if (requests->listener == NULL)
+    status = ss_listener_new(setup->base, fd, requests->path, on_accept, requests,
+                             &requests->listener, reterr);
+    if (status != SS_OK) {
         close(fd);
+        goto out;
+    }
     requests->done_event =
         event_new(setup->base, requests->pool.done_fd, EV_READ | EV_PERSIST, on_done, requests);
-    if (requests->listener == NULL || requests->done_event == NULL ||
-        event_add(requests->done_event, NULL) != 0) {
-        status =
-            ss_fail(reterr, SS_STOP, "SS-SYS-0002", "cannot add the agent's socket to the loop");
+    if (requests->done_event == NULL || event_add(requests->done_event, NULL) != 0) {
+        status = ss_fail(reterr, SS_RETRY, "SS-SYS-0002",
+                         "the event loop cannot take the agent's workers");
         goto out;
     }
     *ret = requests;

@@ -6,7 +6,6 @@
 #include "sidespool/log.h"
 
 #include <errno.h>
-#include <event2/listener.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <sys/random.h>
@@ -567,15 +566,13 @@ void ss_control_route_ended(ss_route_proc *route) {
 
 /* ---- the socket ------------------------------------------------------------------------------ */
 
-static void on_accept(struct evconnlistener *listener, evutil_socket_t fd, struct sockaddr *addr,
-                      int len, void *ctx) {
+static void on_accept(void *ctx, evutil_socket_t fd) {
     ss_supervisor *sup = ctx;
     struct timeval patience = {REQUEST_PATIENCE_S, 0};
-    (void)listener;
-    (void)addr;
-    (void)len;
     ss_client *client = sup->client_count < SS_CLIENTS_MAX ? calloc(1, sizeof(*client)) : NULL;
     if (!client) {
+        SS_LOG(SS_WARN, "client_refused",
+               SS_S("reason", sup->client_count < SS_CLIENTS_MAX ? "out of memory" : "too many at once"));
         close(fd);
         return;
     }
@@ -591,12 +588,15 @@ static void on_accept(struct evconnlistener *listener, evutil_socket_t fd, struc
     if (!client->link)
         close(fd);
     if (!client->timer || !client->link) {
+        SS_LOG(SS_WARN, "client_refused", SS_S("reason", "out of memory"));
         client_free(client);
         return;
     }
     bufferevent_setcb(client->link, on_read, on_written, on_event, client);
-    bufferevent_enable(client->link, EV_READ | EV_WRITE);
-    evtimer_add(client->timer, &patience);
+    if (bufferevent_enable(client->link, EV_READ | EV_WRITE) != 0 || evtimer_add(client->timer, &patience) != 0) {
+        SS_LOG(SS_WARN, "client_refused", SS_S("reason", "the event loop has no memory"));
+        client_free(client); /* it sees the end, and asks again */
+    }
 }
 
 ss_status ss_control_path(const ss_applier_config *config, char ret[SS_SOCKET_PATH_MAX + 1],
@@ -633,12 +633,12 @@ ss_status ss_control_open(ss_supervisor *sup, ss_error *reterr) {
     if (err == 0 && (chmod(sup->socket_path, 0660) < 0 || listen(fd, 64) < 0))
         err = errno;
     if (err == 0) {
-        sup->listener = evconnlistener_new(sup->base, on_accept, sup,
-                                           LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 0, fd);
-        err = sup->listener ? 0 : ENOMEM;
+        ss_status status =
+            ss_listener_new(sup->base, fd, sup->socket_path, on_accept, sup, &sup->listener, reterr);
+        if (status != SS_OK)
+            close(fd);
+        return status;
     }
-    if (err == 0)
-        return SS_OK;
     if (fd >= 0)
         close(fd);
     return ss_fail_sys(reterr, SS_STOP, "SS-APP-0012", err,
@@ -656,7 +656,7 @@ void ss_control_close(ss_supervisor *sup) {
     }
     if (!sup->listener)
         return;
-    evconnlistener_free(sup->listener);
+    ss_listener_free(sup->listener);
     sup->listener = NULL;
     (void)unlink(sup->socket_path);
 }

@@ -111,8 +111,11 @@ static void arm(ss_route_proc *route, int64_t ms) {
 /* It closed its descriptor. It has ended, or is about to; if not, on_timer ends it. */
 static void on_event(struct bufferevent *link, short what, void *ctx) {
     ss_route_proc *route = ctx;
+    int err = errno; /* libevent leaves what broke the line there */
     (void)link;
-    (void)what;
+    if (what & BEV_EVENT_ERROR)
+        SS_LOG(SS_WARN, "route_line_broke", SS_S("route", route->config->name), SS_I("pid", route->pid),
+               SS_S("error", strerror(err)));
     drop_link(route);
     if (route->pid > 0 && !route->sup->stopping)
         arm(route, SS_STOP_PATIENCE_S * 1000);
@@ -298,7 +301,7 @@ ss_status ss_route_set_paused(ss_route_proc *route, bool paused, ss_error *reter
 ss_status ss_routes_start(ss_supervisor *sup, ss_error *reterr) {
     sup->routes = calloc(sup->config->route_count, sizeof(*sup->routes));
     if (!sup->routes)
-        return ss_fail(reterr, SS_STOP, "SS-APP-0008", "Out of memory while starting the routes.");
+        return ss_fail(reterr, SS_RETRY, "SS-APP-0008", "Out of memory while starting the routes.");
     sup->route_count = sup->config->route_count;
     for (size_t i = 0; i < sup->route_count; i++) {
         ss_route_proc *route = &sup->routes[i];
@@ -308,7 +311,7 @@ ss_status ss_routes_start(ss_supervisor *sup, ss_error *reterr) {
         ss_backoff_init(&route->backoff, RESTART_LEAST_MS, RESTART_MOST_MS, 0);
         route->timer = evtimer_new(sup->base, on_timer, route);
         if (!route->timer)
-            return ss_fail(reterr, SS_STOP, "SS-APP-0008",
+            return ss_fail(reterr, SS_RETRY, "SS-APP-0008",
                            "Out of memory while starting the routes.");
         route->paused = paused_path(route, path, sizeof(path)) == 0 && access(path, F_OK) == 0;
     }

@@ -132,7 +132,7 @@ static ss_status open_all(ss_supervisor *sup, ss_error *reterr) {
     }
     if (!sup->base || !sup->child_ended || !sup->tick || event_add(sup->child_ended, NULL) < 0 ||
         event_add(sup->tick, &second) < 0)
-        return ss_fail(reterr, SS_STOP, "SS-APP-0008", "Out of memory while starting.");
+        return ss_fail(reterr, SS_RETRY, "SS-APP-0008", "Out of memory while starting.");
     status = ss_daemon_new(sup->base, on_stop, on_alive, sup, &sup->daemon, reterr);
     if (status == SS_OK)
         status = ss_control_open(sup, reterr);
@@ -173,7 +173,7 @@ int ss_supervisor_run(const ss_applier_config *config) {
         SS_LOG(SS_INFO, "stopped", SS_I("exit", exit_code));
     } else {
         ss_log_error(SS_ERROR, "not_started", &err);
-        exit_code = status == SS_BUSY ? SS_EXIT_AGAIN : err.sys_errno ? SS_EXIT_IO : SS_EXIT_CONFIG;
+        exit_code = err.sys_errno ? SS_EXIT_IO : ss_exit_of_start(status);
     }
     /* Whatever still runs was started by us and must not outlive us; being killed loses nothing. */
     ss_routes_stop(&sup, true);

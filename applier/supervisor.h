@@ -11,11 +11,11 @@
 
 #include "sidespool/backoff.h"
 #include "sidespool/daemon.h"
+#include "sidespool/listener.h"
 
 #include <event2/buffer.h>
 #include <event2/bufferevent.h>
 #include <event2/event.h>
-#include <event2/listener.h>
 #include <jansson.h>
 #include <sys/types.h>
 
@@ -55,7 +55,7 @@ typedef struct {
 struct ss_supervisor {
     const ss_applier_config *config;
     struct event_base *base;
-    struct evconnlistener *listener;
+    ss_listener *listener;
     char socket_path[SS_SOCKET_PATH_MAX + 1];
     int lock_fd;
     ss_route_proc *routes;

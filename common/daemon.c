@@ -22,11 +22,18 @@ struct ss_daemon {
     bool starved; /* the watchdog was last left unfed: said once, not each time */
 };
 
+/* What libevent has to say is a line of our log, not words beside it. */
+static void on_libevent(int severity, const char *text) {
+    ss_level level = severity >= EVENT_LOG_ERR ? SS_ERROR : severity == EVENT_LOG_WARN ? SS_WARN : SS_DEBUG;
+    SS_LOG(level, "event_loop", SS_S("error", text));
+}
+
 ss_status ss_daemon_process(ss_error *reterr) {
     const struct rlimit none = {0, 0};
     struct rlimit files;
 
     umask(0007);
+    event_set_log_callback(on_libevent);
     /* Both: the limit does not bind a core that is piped to a handler, and not being dumpable does.
      */
     if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0)
@@ -94,7 +101,7 @@ ss_status ss_daemon_new(struct event_base *base, ss_daemon_stop_fn stop, ss_daem
     ss_daemon *daemon = calloc(1, sizeof *daemon);
 
     if (daemon == NULL)
-        return ss_fail(reterr, SS_STOP, "SS-SYS-0001",
+        return ss_fail(reterr, SS_RETRY, "SS-SYS-0001",
                        "there is no memory to set up signal handling");
     daemon->stop = stop;
     daemon->alive = alive;
@@ -111,7 +118,7 @@ ss_status ss_daemon_new(struct event_base *base, ss_daemon_stop_fn stop, ss_daem
     }
     if (failed) {
         ss_daemon_free(daemon);
-        return ss_fail(reterr, SS_STOP, "SS-SYS-0002",
+        return ss_fail(reterr, SS_RETRY, "SS-SYS-0002",
                        "signals and the watchdog's timer cannot be set up in the event loop");
     }
     *ret = daemon;
