@@ -4,6 +4,8 @@
  * the target would cost data, so a route sets it after its target's commit, never before. */
 #include "spool/spool_internal.h"
 
+#include "sidespool/log.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -149,11 +151,15 @@ ss_status ss_cursors_set(ss_cursors *cursors, const char *name, ss_log_kind kind
 }
 
 void ss_cursors_close(ss_cursors *cursors) {
+    int rc;
     if (cursors == NULL)
         return;
     for (size_t i = 0; i < cursors->count; i++) {
-        if (cursors->items[i].dirty)
-            (void)store(cursors, &cursors->items[i]); /* a hint: when it fails, trim keeps more than it must */
+        if (cursors->items[i].dirty && (rc = store(cursors, &cursors->items[i])) != 0) {
+            ss_error late; /* a hint: trim keeps more than it must */
+            if (ss_segment_fail(rc, cursors->file->path, "write", &late) != SS_OK)
+                ss_log_error(SS_WARN, "cursor_not_saved", &late);
+        }
         free(cursors->items[i].name);
     }
     free(cursors->items);

@@ -66,8 +66,8 @@ ss_status ss_segment_fail(int rc, const char *path, const char *doing, ss_error 
         return ss_fail_sys(reterr, SS_BUSY, SS_SPOOL_NOSPACE, rc, "cannot %s %s: no room on the file system", doing,
                            path);
     case EIO:
-        if (disk_is_full(path))
-            return ss_fail_sys(reterr, SS_BUSY, SS_SPOOL_NOSPACE, rc, "cannot %s %s: no room on the file system",
+        if (disk_is_full(path)) /* LMDB calls a short write an I/O error */
+            return ss_fail_sys(reterr, SS_BUSY, SS_SPOOL_NOSPACE, ENOSPC, "cannot %s %s: no room on the file system",
                                doing, path);
         return ss_fail_sys(reterr, SS_RETRY, SS_SPOOL_IO, rc, "cannot %s %s", doing, path);
     case EACCES:
