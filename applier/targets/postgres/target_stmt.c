@@ -6,9 +6,13 @@
  * skipped is forgotten here, too. */
 #include "target_postgres.h"
 
+#include <errno.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
+
+#define SYNC_MOST_MS 10000
 
 struct ss_tgt_stmt {
     struct ss_tgt_stmt *chain;         /* same slot */
@@ -276,6 +280,18 @@ static ss_status read_one(ss_target *t, size_t i, ss_tgt_trouble *trouble, ss_st
     return status;
 }
 
+/* The answer to Sync follows the last one at once. When libpq (15) has no memory for it, it takes it off the wire and then
+ * waits for another, for ever: so it is not waited for longer than SYNC_MOST_MS. */
+static PGresult *read_sync(ss_target *t) {
+    for (int waited = 0; PQisBusy(t->conn); waited++) {
+        struct pollfd link = {.fd = PQsocket(t->conn), .events = POLLIN};
+        if (waited == SYNC_MOST_MS / 100 || (poll(&link, 1, 100) < 0 && errno != EINTR) ||
+            PQconsumeInput(t->conn) != 1)
+            return NULL;
+    }
+    return PQgetResult(t->conn);
+}
+
 ss_status ss_tgt_pipe_close(ss_target *t, ss_tgt_trouble *trouble, ss_error *reterr) {
     *trouble = (ss_tgt_trouble){0};
     if (PQpipelineSync(t->conn) != 1)
@@ -288,7 +304,7 @@ ss_status ss_tgt_pipe_close(ss_target *t, ss_tgt_trouble *trouble, ss_error *ret
         return status == SS_OK || status == SS_BUSY
                    ? ss_tgt_error(t->conn, NULL, "reading the target's answers", reterr)
                    : status;
-    PGresult *res = PQgetResult(t->conn);
+    PGresult *res = read_sync(t);
     bool synced = PQresultStatus(res) == PGRES_PIPELINE_SYNC;
     PQclear(res);
     if (!synced || PQexitPipelineMode(t->conn) != 1)
