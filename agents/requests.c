@@ -111,7 +111,7 @@ static json_t *status_json(ss_requests *requests) {
     ss_agent_status_get(setup->status, &now);
     json_t *json =
         json_pack("{s:s, s:s, s:i, s:s, s:s, s:s, s:I, s:s, s:I, s:I, s:I, s:s, s:I, s:I, s:I, "
-                  "s:s, s:I, s:I, s:I}",
+                  "s:s, s:I, s:I, s:I, s:I}",
                   "source", setup->env->name, "engine", setup->ops->name, "pid", (int)getpid(),
                   "state", ss_agent_state_name(now.state), "reason", now.reason, "code", now.code,
                   "since", (json_int_t)now.since_us, "position", now.position, "committed",
@@ -120,6 +120,7 @@ static json_t *status_json(ss_requests *requests) {
                   (json_int_t)now.epoch, "spool_used", (json_int_t)now.spool_used, "spool_quota",
                   (json_int_t)now.spool_quota, "released", now.released, "records",
                   (json_int_t)now.records, "source_time", (json_int_t)now.source_time_us,
+                  "heard_ms", (json_int_t)now.heard_ms,
                   "last_change", (json_int_t)now.last_change);
     if (json == NULL)
         return NULL;

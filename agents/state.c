@@ -135,6 +135,7 @@ ss_agent_state ss_agent_state_get(ss_agent_status *status) {
 void ss_agent_status_get(ss_agent_status *status, ss_agent_snapshot *ret) {
     pthread_mutex_lock(&status->mutex);
     *ret = status->now;
+    ret->heard_ms = status->heard_at_ms != 0 ? ss_monotonic_ms() - status->heard_at_ms : SS_NEVER_HEARD_MS;
     pthread_mutex_unlock(&status->mutex);
 }
 
@@ -193,6 +194,8 @@ void ss_agent_status_last_change(ss_agent_status *status, uint64_t sequence) {
 void ss_agent_status_source_time(ss_agent_status *status, int64_t source_time_us,
                                  uint64_t records) {
     pthread_mutex_lock(&status->mutex);
+    if (source_time_us != status->now.source_time_us)
+        status->heard_at_ms = ss_monotonic_ms();
     status->now.source_time_us = source_time_us;
     status->now.records = records;
     pthread_mutex_unlock(&status->mutex);

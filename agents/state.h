@@ -33,6 +33,7 @@ typedef struct {
     char reason[SS_ERROR_TEXT]; /* what it waits for; "" while rows flow */
 } ss_copy_progress;
 
+#define SS_NEVER_HEARD_MS 1000000000 /* more than any source is quiet */
 typedef struct {
     ss_agent_state state;
     char reason[SS_ERROR_TEXT];     /* "" when there is nothing to say */
@@ -43,13 +44,15 @@ typedef struct {
     char spool_id[33];
     uint64_t epoch, committed, first, copy_committed, spool_used, spool_quota, records;
     uint64_t last_change;   /* the last record that is no sign of life; after a start: what was there */
-    int64_t source_time_us; /* of the last commit or idle */
+    int64_t source_time_us; /* of the last commit or idle, by the source's clock */
+    int64_t heard_ms;       /* how long ago that was heard, by the steady clock; SS_NEVER_HEARD_MS: not yet */
     ss_copy_progress copy;
 } ss_agent_snapshot;
 
 typedef struct {
     pthread_mutex_t mutex;
     ss_agent_snapshot now;
+    int64_t heard_at_ms; /* when now.source_time_us moved last; 0: never */
     int64_t turned_ms;  /* monotonic: when the capture thread last went round its loop */
     int wake_fd;        /* eventfd of the main thread: new commits, a new state */
     bool committed_new; /* a commit since the main thread last looked */

@@ -171,7 +171,7 @@ static void on_mark_answer(void *ctx, json_t *answer, bool absent, const char *e
 }
 
 static void ask_mark(ss_client *client) {
-    client->asked_us = ss_wall_us();
+    client->asked_us = ss_steady_us();
     ss_agent_link_free(client->ask);
     client->ask = ss_agent_link_new(
         client->sup, client->route->config->source,
@@ -495,7 +495,7 @@ static bool is_whole(const ss_route_proc *route) {
 static bool is_overdue(const ss_client *client) {
     return !client->marked && client->was_asked && is_whole(client->route) &&
            ss_json_int(client->route->status, "behind_records") == 0 &&
-           ss_wall_us() - client->asked_us > MARK_OVERDUE_US;
+           ss_steady_us() - client->asked_us > MARK_OVERDUE_US;
 }
 
 static void on_mark(ss_client *client) {

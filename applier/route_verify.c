@@ -297,7 +297,7 @@ static ss_status compare_table(ss_verify *v, int fd, const char *table, const Si
 /* Waits until the route has reached the mark and opened the target's snapshot. */
 static ss_status await_mark(ss_verify *v, ss_error *reterr) {
     struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
+    clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_sec += AWAIT_MARK_S;
     int late = 0;
     pthread_mutex_lock(&v->lock);
@@ -443,7 +443,11 @@ static ss_status start(ss_route *r, const char *id, const json_t *command, ss_er
     if (!v)
         return ss_fail(reterr, SS_RETRY, "SS-ROUTE-0003", "out of memory for verify");
     pthread_mutex_init(&v->lock, NULL);
-    pthread_cond_init(&v->changed, NULL);
+    pthread_condattr_t steady;
+    pthread_condattr_init(&steady);
+    pthread_condattr_setclock(&steady, CLOCK_MONOTONIC);
+    pthread_cond_init(&v->changed, &steady);
+    pthread_condattr_destroy(&steady);
     v->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     v->agent = -1;
     v->names = json_array();

@@ -72,7 +72,7 @@ static void on_line(ss_route_proc *route, const char *line, size_t len) {
         SS_LOG(SS_WARN, "route_line_unreadable", SS_S("route", route->config->name),
                SS_U("bytes", len));
     } else {
-        route->seen_us = ss_wall_us();
+        route->seen_us = ss_steady_us();
         json_t *status = json_object_get(message, "status");
         if (json_is_object(status))
             on_status(route, status);
@@ -179,7 +179,7 @@ static int spawn_process(ss_route_proc *route, int fd, pid_t *ret) {
 
 static void start_later(ss_route_proc *route) {
     int64_t ms = (int64_t)ss_backoff_next(&route->backoff);
-    route->next_start_us = ss_wall_us() + ms * 1000;
+    route->next_start_us = ss_steady_us() + ms * 1000;
     arm(route, ms);
 }
 
@@ -215,7 +215,8 @@ static void start_route(ss_route_proc *route) {
     }
     bufferevent_setcb(route->link, on_read, NULL, on_event, route);
     bufferevent_enable(route->link, EV_READ | EV_WRITE);
-    route->started_us = route->seen_us = route->progress_us = route->standing_us = ss_wall_us();
+    route->started_us = ss_wall_us();
+    route->began_us = route->seen_us = route->progress_us = route->standing_us = ss_steady_us();
     SS_LOG(SS_INFO, "route_started", SS_S("route", route->config->name),
            SS_S("source", route->config->source), SS_I("pid", route->pid));
     if (route->paused)
@@ -245,7 +246,7 @@ static void on_ended(ss_route_proc *route, int how) {
             ss_supervisor_stopped(route->sup);
         return;
     }
-    if (route->ended_us - route->started_us > (int64_t)RUN_IS_GOOD_S * 1000000)
+    if (ss_steady_us() - route->began_us > (int64_t)RUN_IS_GOOD_S * 1000000)
         ss_backoff_reset(&route->backoff);
     route->restarts++;
     start_later(route);
@@ -379,7 +380,7 @@ uint64_t ss_route_send(ss_route_proc *route, json_t *command_take) {
 const char *ss_route_state(const ss_route_proc *route, char *scratch, size_t size,
                            const char **ret_reason) {
     if (route->pid == 0 && route->ended_us > 0) {
-        int64_t left = (route->next_start_us - ss_wall_us() + 999999) / 1000000;
+        int64_t left = (route->next_start_us - ss_steady_us() + 999999) / 1000000;
         (void)snprintf(scratch, size, "its process %s; it starts again in %lld s", route->ended,
                        (long long)(left < 0 ? 0 : left));
         *ret_reason = scratch;
@@ -394,7 +395,7 @@ const char *ss_route_state(const ss_route_proc *route, char *scratch, size_t siz
         return "starting";
     }
     *ret_reason = ss_json_text(route->status, "reason", "");
-    int64_t silent = (ss_wall_us() - route->seen_us) / 1000000;
+    int64_t silent = (ss_steady_us() - route->seen_us) / 1000000;
     if (silent > SAID_LATELY_S && !**ret_reason) {
         (void)snprintf(scratch, size,
                        "no word from it for %lld s: it waits for a statement or COMMIT on the target",

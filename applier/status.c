@@ -47,12 +47,13 @@ struct ss_status_job {
 
 /* Only an agent that streams can say that the source has nothing more; without it time goes on and
  * nobody knows. A quiet source speaks at least twice in its wal_sender_timeout (60 s); one that
- * never does is asked for its distance instead. */
-static bool agent_is_current(const json_t *agent, int64_t now_us) {
+ * never does is asked for its distance instead. The agent counts that time by a clock that nobody
+ * sets: the source's clock may be an hour off. */
+static bool agent_is_current(const json_t *agent) {
     const json_t *distance = json_object_get(json_object_get(agent, "source_status"), "lag_bytes");
     if (strcmp(ss_json_text(agent, "state", ""), "streaming") != 0)
         return false;
-    return now_us - ss_json_int(agent, "source_time") < QUIET_US ||
+    return ss_json_int(agent, "heard_ms") * 1000 < QUIET_US ||
            (json_is_integer(distance) && json_integer_value(distance) <= 0);
 }
 
@@ -74,7 +75,7 @@ int64_t ss_status_lag(const json_t *route_status, const json_t *agent, int64_t n
     bool waits = !only_idle_waits(route_status, agent) &&
                  (ss_json_int(route_status, "behind_records") > 0 ||
                   ss_json_int(agent, "committed") > sequence);
-    if (!waits && agent_is_current(agent, now_us) &&
+    if (!waits && agent_is_current(agent) &&
         strcmp(ss_json_text(route_status, "state", ""), "streaming") == 0)
         return 0;
     return now_us > as_of ? now_us - as_of : 0;
@@ -279,7 +280,7 @@ static void trouble_of_process(json_t *list, const ss_route_proc *route, const c
                 "Route %s: %s (%llu restarts).", name, reason, (unsigned long long)route->restarts);
 }
 
-static void troubles_of_route(json_t *list, const ss_route_proc *route, int64_t now_us) {
+static void troubles_of_route(json_t *list, const ss_route_proc *route) {
     char scratch[768], words[256];
     const char *reason, *name = route->config->name, *source = route->config->source;
     const char *state = ss_route_state(route, scratch, sizeof(scratch), &reason);
@@ -297,7 +298,7 @@ static void troubles_of_route(json_t *list, const ss_route_proc *route, int64_t 
         trouble(list, "route_paused", name, source, command(route->sup, "", words).text,
                 "Route %s is paused; changes wait in the spool.", name);
     }
-    if (ss_route_is_well(route, now_us) != SS_ROUTE_WELL) {
+    if (ss_route_is_well(route, ss_steady_us()) != SS_ROUTE_WELL) {
         trouble(list, "route_stalled", name, source,
                 "it is ended and started again by itself; see its log",
                 "Route %s makes no progress though changes wait, and gives no reason.", name);
@@ -477,7 +478,7 @@ json_t *ss_status_document(const ss_supervisor *sup, json_t *agents, int64_t now
         const ss_route_proc *route = &sup->routes[i];
         agent = json_object_get(agents, route->config->source);
         (void)json_array_append_new(routes, route_object(route, agent, now_us));
-        troubles_of_route(troubles, route, now_us);
+        troubles_of_route(troubles, route);
     }
     json_object_foreach(agents, source, agent) troubles_of_agent(troubles, sup, source, agent);
     troubles_of_consumers(troubles, sup);

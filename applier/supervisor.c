@@ -12,10 +12,18 @@
 #include <time.h>
 #include <unistd.h>
 
-int64_t ss_wall_us(void) {
+static int64_t clock_us(clockid_t clock) {
     struct timespec now;
-    (void)clock_gettime(CLOCK_REALTIME, &now);
+    (void)clock_gettime(clock, &now);
     return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+int64_t ss_wall_us(void) {
+    return clock_us(CLOCK_REALTIME);
+}
+
+int64_t ss_steady_us(void) {
+    return clock_us(CLOCK_MONOTONIC);
 }
 
 const char *ss_json_text(const json_t *object, const char *key, const char *otherwise) {
@@ -96,7 +104,7 @@ static void on_tick(evutil_socket_t fd, short what, void *ctx) {
     char text[256];
     (void)fd;
     (void)what;
-    ss_routes_look_after(sup, ss_wall_us());
+    ss_routes_look_after(sup, ss_steady_us());
     int len = snprintf(text, sizeof(text), "%zu route%s:", sup->route_count,
                        sup->route_count == 1 ? "" : "s");
     for (size_t k = 0; k < sizeof(states) / sizeof(states[0]); k++) {

@@ -41,7 +41,8 @@ typedef struct {
     struct event *timer;      /* next start; while it runs without a link: the end of patience */
     ss_backoff backoff;       /* between its starts */
     uint64_t restarts;        /* since the supervisor started */
-    int64_t started_us, ended_us, seen_us, next_start_us;
+    int64_t started_us, ended_us; /* wall clock */
+    int64_t began_us, seen_us, next_start_us; /* these and the next three: steady clock */
     int64_t progress_us;              /* when it last said that it makes progress */
     int64_t standing_us;              /* when it last said that nothing moves though changes wait */
     char ended[96];                   /* how it ended last: "killed by SIGBUS" */
@@ -72,7 +73,8 @@ struct ss_supervisor {
     char notified[256]; /* STATUS= as last said */
 };
 
-int64_t ss_wall_us(void);
+int64_t ss_wall_us(void);   /* for people: microseconds since 1970 UTC; may jump */
+int64_t ss_steady_us(void); /* for durations: a clock that nobody sets */
 const char *ss_json_text(const json_t *object, const char *key, const char *otherwise);
 int64_t ss_json_int(const json_t *object, const char *key);
 

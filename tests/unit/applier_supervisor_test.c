@@ -444,7 +444,7 @@ static void lag_is_zero_only_when_nothing_waits(void **state) {
     (void)state;
     const int64_t now = 1000000000LL;
     json_t *agent = json_pack("{s:s,s:I,s:I}", "state", "streaming", "committed", (json_int_t)7,
-                              "source_time", (json_int_t)(now - 1000000));
+                              "heard_ms", (json_int_t)1000);
     json_t *route =
         json_pack("{s:s,s:I,s:I,s:I}", "state", "streaming", "sequence", (json_int_t)7,
                   "behind_records", (json_int_t)0, "as_of", (json_int_t)(now - 20000000));
@@ -464,7 +464,9 @@ static void lag_is_zero_only_when_nothing_waits(void **state) {
     json_object_set_new(route, "behind_records", json_integer(0));
     json_object_del(agent, "last_change");
     json_object_set_new(agent, "committed", json_integer(7));
-    /* An agent that has heard nothing for long cannot say that nothing waits. */
+    /* An agent that has heard nothing for long cannot say that nothing waits; what the clocks say is no sign of that. */
+    assert_int_equal(ss_status_lag(route, agent, now + 3600000000LL), 0);
+    json_object_set_new(agent, "heard_ms", json_integer(100000));
     assert_int_equal(ss_status_lag(route, agent, now + 100000000), 120000000);
     json_object_set_new(agent, "source_status", json_pack("{s:i}", "lag_bytes", 0));
     assert_int_equal(ss_status_lag(route, agent, now + 100000000), 0);
