@@ -1,6 +1,7 @@
 /* needs: applier */
 /* The applier's file: defaults, and each way in which it is refused, by code and place. */
 #include "applier/applier_config.h"
+#include "unit/temp_testing.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -10,7 +11,8 @@
 #include <cmocka.h>
 
 static ss_status load(const char *text, ss_applier_config **ret, ss_error *reterr) {
-    char path[] = "/tmp/sidespool-config-XXXXXX";
+    char path[64];
+    temp_name(path, sizeof path, "sidespool-config");
     int fd = mkstemp(path);
     assert_true(fd >= 0);
     assert_int_equal(write(fd, text, strlen(text)), (ssize_t)strlen(text));

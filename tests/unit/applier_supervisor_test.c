@@ -4,6 +4,7 @@
  * ignores SIGTERM, "halts" halts at a word in its file. An agent is played by a thread's worth of
  * forked process that answers status and mark. */
 #include "applier/supervisor.h"
+#include "unit/temp_testing.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -543,7 +544,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(lag_is_zero_only_when_nothing_waits),
         cmocka_unit_test(a_silent_route_is_ended_alone),
     };
-    (void)snprintf(folder, sizeof(folder), "/tmp/sidespool-supervisor-XXXXXX");
+    temp_name(folder, sizeof(folder), "sidespool-supervisor");
     if (!mkdtemp(folder))
         return 1;
     (void)snprintf(config_path, sizeof(config_path), "%s/applier.yaml", folder);

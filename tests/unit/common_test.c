@@ -5,6 +5,7 @@
 #include "sidespool/daemon.h"
 #include "sidespool/log.h"
 #include "sidespool/option.h"
+#include "unit/temp_testing.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -436,8 +437,9 @@ static void watchdog_is_fed_only_when_alive(void **state) {
 
     (void)state;
     int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    int len = snprintf(addr.sun_path, sizeof addr.sun_path, "/tmp/sidespool-notify-%d", getpid());
-    assert_true(len > 0);
+    temp_name(addr.sun_path, sizeof addr.sun_path, "sidespool-notify");
+    int name = mkstemp(addr.sun_path); /* of our own; bind wants it free */
+    assert_true(name >= 0 && close(name) == 0 && unlink(addr.sun_path) == 0);
     assert_int_equal(bind(fd, (struct sockaddr *)&addr, sizeof addr), 0);
     snprintf(pid, sizeof pid, "%d", getpid());
     setenv("NOTIFY_SOCKET", addr.sun_path, 1);

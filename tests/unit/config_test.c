@@ -2,6 +2,7 @@
 /* The configuration reader: what it takes, and the exact sentence for each thing that it does not.
  */
 #include "sidespool/option.h"
+#include "unit/temp_testing.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -113,7 +114,7 @@ static const ss_option options[] = {
     {.key = "mask", .type = SS_OPT_UNSUPPORTED},
     {0}};
 
-static char path[] = "/tmp/sidespool-config-XXXXXX";
+static char path[64];
 
 static void write_file(const void *text, size_t len) {
     FILE *file = fopen(path, "w");
@@ -411,7 +412,7 @@ static void loads_failing(const char *file, const char *code, const char *want) 
 }
 
 static void refuses_what_is_no_file(void **state) {
-    char fifo[64];
+    char fifo[80];
 
     (void)state;
     loads_failing("/nonexistent/x.yaml", "SS-CFG-0001",
@@ -522,6 +523,7 @@ int main(void) {
         cmocka_unit_test(random_damage_is_answered),
         cmocka_unit_test(prints_its_reference),
     };
+    temp_name(path, sizeof path, "sidespool-config");
     int fd = mkstemp(path);
     if (fd < 0)
         return 1;

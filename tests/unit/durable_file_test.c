@@ -1,6 +1,7 @@
 /* needs: agent */
 /* Small durable files: what stands there afterwards, and that a failure leaves the old content whole. */
 #include "agents/durable_file.h"
+#include "unit/temp_testing.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -18,9 +19,8 @@
 static char dir[200];
 
 static int make_dir(void **state) {
-    const char *tmp = getenv("TMPDIR");
     (void)state;
-    snprintf(dir, sizeof dir, "%s/sidespool-durable-XXXXXX", tmp != NULL ? tmp : "/tmp");
+    temp_name(dir, sizeof dir, "sidespool-durable");
     return mkdtemp(dir) == NULL;
 }
 

@@ -10,6 +10,7 @@
 #include "agents/postgres/postgres_copy.h"
 #include "sidespool/copytext.h"
 #include "unit/pgcopy_torture.h"
+#include "unit/temp_testing.h"
 
 #include <pthread.h>
 #include <signal.h>
@@ -76,7 +77,7 @@ static int server_start(void **state) {
     (void)state;
     char program[sizeof bin + 16], port_text[16];
     int status = 0;
-    snprintf(dir, sizeof dir, "/tmp/sidespool-pgcopy-XXXXXX");
+    temp_name(dir, sizeof dir, "sidespool-pgcopy");
     if (mkdtemp(dir) == NULL || (geteuid() == 0 && chown(dir, 65534, 65534) != 0))
         return -1;
     snprintf(own_dir, sizeof own_dir, "%s/data", dir);
@@ -112,7 +113,7 @@ static int server_stop(void **state) {
         waitpid(server, NULL, 0);
     }
     snprintf(remove, sizeof remove, "rm -rf %s", dir);
-    return strncmp(dir, "/tmp/sidespool-pgcopy-", 22) == 0 ? system(remove) : 0;
+    return strstr(dir, "/sidespool-pgcopy-") != NULL ? system(remove) : 0;
 }
 
 /* ---- the copy ------------------------------------------------------------------------------------------------------ */

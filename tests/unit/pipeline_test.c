@@ -10,6 +10,7 @@
 #include "agents/agent.h"
 #include "agents/generation.h"
 #include "sidespool/log.h"
+#include "unit/temp_testing.h"
 
 static const ss_source_ops fake_ops = {
     .name = "fake",
@@ -160,7 +161,7 @@ static void add_marker(const char *position, const char *id, uint64_t number) {
 static int setup(void **state) {
     (void)state;
     memset(&world, 0, sizeof world);
-    snprintf(world.path, sizeof world.path, "/tmp/sidespool-pipeline-XXXXXX");
+    temp_name(world.path, sizeof world.path, "sidespool-pipeline");
     assert_non_null(mkdtemp(world.path));
     world.env = (ss_source_env){.name = "fake",
                                 .spool_path = world.path,

@@ -17,6 +17,7 @@
 #include "applier/applier_config.h"
 #include "sidespool/log.h"
 #include "sidespool/spool.h"
+#include "unit/temp_testing.h"
 
 #define TABLES 3
 #define KEYS 60
@@ -646,7 +647,7 @@ static world *world_new(uint64_t seed, unsigned fault_percent) {
     for (int t = 0; t < TABLES; t++)
         for (int k = 0; k < KEYS; k++)
             w->rows[t][k] = fake.saved.rows[t][k] = fake.saved.beside[t][k] = NONE;
-    snprintf(w->dir, sizeof w->dir, "/tmp/route_test.XXXXXX");
+    temp_name(w->dir, sizeof w->dir, "route_test");
     assert_non_null(mkdtemp(w->dir));
     ss_spool_options options = {.segment_size = 4u << 20, .max_size = (uint64_t)1 << 30};
     OK(ss_spool_open(w->dir, "s", &options, &w->spool, err));

@@ -8,6 +8,7 @@
 #include "pipeline_fake.h"
 #include "agents/agent.h"
 #include "sidespool/log.h"
+#include "unit/temp_testing.h"
 
 static struct {
     const char *id;    /* of s.t; NULL: not selected */
@@ -135,7 +136,7 @@ static void assert_stream(const char *expected) {
 static int setup(void **state) {
     (void)state;
     memset(&world, 0, sizeof world);
-    snprintf(world.path, sizeof world.path, "/tmp/sidespool-selected-XXXXXX");
+    temp_name(world.path, sizeof world.path, "sidespool-selected");
     assert_non_null(mkdtemp(world.path));
     snprintf(world.dir, sizeof world.dir, "%s/fake", world.path);
     world.env = (ss_source_env){

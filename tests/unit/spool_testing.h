@@ -3,6 +3,7 @@
 #define SPOOL_TESTING_H
 
 #include "spool/spool_internal.h"
+#include "unit/temp_testing.h"
 
 #include <dirent.h>
 #include <setjmp.h>
@@ -37,7 +38,7 @@ static UNUSED_FN void open_log(test_spool *t) {
 
 static UNUSED_FN test_spool test_spool_begin(const ss_spool_options *options) {
     test_spool t = {0};
-    (void)snprintf(t.path, sizeof(t.path), "/tmp/spool_test.XXXXXX");
+    temp_name(t.path, sizeof(t.path), "spool_test");
     assert_non_null(mkdtemp(t.path));
     (void)snprintf(t.dir, sizeof(t.dir), "%s/s", t.path);
     if (options != NULL)

@@ -24,6 +24,7 @@
 #include <cmocka.h>
 
 #include "applier/targets/postgres/target_postgres.h"
+#include "unit/temp_testing.h"
 
 typedef struct {
     char dir[64], dsn[160], bin[128];
@@ -150,7 +151,7 @@ static inline void server_start(void) {
     struct passwd *nobody = getpwnam("nobody");
     server.uid = nobody != NULL ? nobody->pw_uid : getuid();
     server.gid = nobody != NULL ? nobody->pw_gid : getgid();
-    snprintf(server.dir, sizeof server.dir, "/tmp/ss-target-XXXXXX");
+    temp_name(server.dir, sizeof server.dir, "ss-target");
     if (mkdtemp(server.dir) == NULL ||
         (getuid() == 0 && chown(server.dir, server.uid, server.gid) != 0))
         exit(1);

@@ -3,6 +3,7 @@
 #include "sidespool/args.h"
 #include "sidespool/password.h"
 #include "sidespool/text.h"
+#include "unit/temp_testing.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -103,10 +104,10 @@ static void takes_the_first_line_of_a_password_file(void **state) {
         const char *text, *password; /* NULL: refused */
     } cases[] = {{"geheim", "geheim"}, {"geheim\n", "geheim"}, {"geheim\r\nmore\n", "geheim"}, {" a b \n", " a b "},
                  {"123456789012345\n", "123456789012345"}, {"1234567890123456", NULL}, {"", NULL}, {"\ngeheim\n", NULL}};
-    const char *tmp = getenv("TMPDIR");
     char path[200], got[16];
     (void)state;
-    snprintf(path, sizeof path, "%s/sidespool-password-%d", tmp != NULL ? tmp : "/tmp", (int)getpid());
+    temp_name(path, sizeof path, "sidespool-password");
+    assert_int_equal(close(mkstemp(path)), 0);
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         ss_error err = {0};
         write_file(path, cases[i].text, strlen(cases[i].text), 0600);
