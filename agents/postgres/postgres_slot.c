@@ -340,9 +340,13 @@ ss_status ss_postgres_slot_create(ss_source *source, ss_say_fn say, void *ctx, c
     char sql[256], what[80];
     PGresult *res = NULL;
     uint64_t lsn;
-    /* The old spelling of the options: every version from 10 takes it. */
-    snprintf(sql, sizeof sql, "CREATE_REPLICATION_SLOT \"%s\" LOGICAL pgoutput NOEXPORT_SNAPSHOT",
-             source->names.slot);
+    /* From 17 on standbys that sync slots take this one over; where none does, it costs nothing.
+     * Before, the old spelling of the options: every version from 10 takes it. */
+    const char *options = PQserverVersion(source->replication) >= 170000
+                              ? "(SNAPSHOT 'nothing', FAILOVER true)"
+                              : "NOEXPORT_SNAPSHOT";
+    snprintf(sql, sizeof sql, "CREATE_REPLICATION_SLOT \"%s\" LOGICAL pgoutput %s",
+             source->names.slot, options);
     snprintf(what, sizeof what, "make slot %s", source->names.slot);
     ss_postgres_await await = {
         .env = source->env, .what = what, .code = "SS-PG-0052", .say = say, .ctx = ctx};

@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 
+from servers import programs
 from standby import base_backup, carry_slot, caught_up, promote, standby_of
 from world import until
 
@@ -68,6 +69,43 @@ def test_with_its_slot_it_goes_on(pair):
     w.assert_same("t", "l")  # l has no key: nothing came twice
     assert "event=timeline_changed" in agent.text()
     w.verify()
+
+
+def test_with_a_failover_slot(make_world, own_servers, folder):
+    """From version 17 on the standby keeps the slot in step by itself; nobody copies anything."""
+    bin_dir, why_not = programs(18)
+    if not bin_dir:
+        pytest.skip(why_not)
+    primary = own_servers(fsync="on", bin_dir=bin_dir)
+    primary.sql("select pg_create_physical_replication_slot('standby')")
+    standby = standby_of(primary, folder / f"{primary.folder.name}-standby", sync_replication_slots="on", hot_standby_feedback="on",
+                         primary_slot_name="standby", primary_conninfo=f"host=127.0.0.1 port={primary.port} user=postgres dbname=postgres")
+    try:
+        w = make_world(source=primary)
+        w.src(TABLES + f"; create publication sidespool_{w.name} for all tables")
+        w.start()
+        w.wait()
+        slot = f"ss_{w.db}"
+        w.src("insert into l select i from generate_series(1, 50) i")
+        w.wait()
+
+        def synced():
+            standby.sql("select 1")
+            primary.sql("select pg_log_standby_snapshot()")
+            w.src("insert into l values (0)")
+            return standby.sql("select 1 from pg_replication_slots where slot_name = %s and synced and not temporary", slot)
+
+        until("the slot on the standby", synced, 60, 1, lambda: str(standby.sql("select * from pg_replication_slots")))
+        w.wait()
+        fail_over(w, primary, standby)
+        w.src("insert into l values (5000); update t set v = 'after' where id < 10")
+        w.agent.stop()
+        agent = w.start_agent()
+        w.wait()
+        w.assert_same("t", "l")
+        assert "event=timeline_changed" in agent.text()
+    finally:
+        standby.remove()
 
 
 @pytest.mark.parametrize("on_gap", ["halt", "resync"])
