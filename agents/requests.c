@@ -21,7 +21,7 @@
 #define PEERS_MOST 128
 #define STATUS_LEFT_MOST 1000 /* tables that left, in a status */
 #define STATUS_FRESH_MS 2000
-#define STATUS_WAIT_MS 2000 /* a source that does not answer does not keep `status` longer */
+#define STATUS_WAIT_MS 500 /* then what was known of the source last; looked at once a second, and the applier waits two for us */
 #define FULL_SAY_MS 60000
 #define VERIFY_QUIET_MS 600000 /* a snapshot that nobody asks keeps the source from cleaning up */
 

@@ -422,6 +422,13 @@ static void on_timer(evutil_socket_t fd, short what, void *ctx) {
     const char *reason, *state;
     (void)fd;
     (void)what;
+    if (client->waits == FOR_MARK && !client->was_asked) {
+        refuse(client, SS_EXIT_AGAIN, "SS-APP-0021",
+               "The agent of source %s has not said in time how far its source is: it hangs, or its source does not answer; see "
+               "sidespool status.",
+               client->route->config->source);
+        return;
+    }
     if (client->waits == FOR_REPLY || client->waits == FOR_MARK) {
         state = ss_route_state(client->route, scratch, sizeof(scratch), &reason);
         refuse(client, SS_EXIT_AGAIN, client->waits == FOR_MARK ? "SS-APP-0026" : "SS-APP-0027",

@@ -13,6 +13,7 @@
 
 #define RUN_SOCKET "/run/sidespool/applier.sock"
 #define LINE_MOST (64u << 20)
+#define SILENCE_S 15 /* the applier answers each request that asks nothing of others within three */
 
 static int connect_to(const char *path, int *ret_errno) {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
@@ -22,6 +23,12 @@ static int connect_to(const char *path, int *ret_errno) {
     }
     memcpy(addr.sun_path, path, strlen(path) + 1);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    /* The kernel takes a connection for a process that does not turn, until its queue is full. */
+    struct timeval limit = {.tv_sec = SILENCE_S};
+    if (fd >= 0) {
+        (void)setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+        (void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
+    }
     if (fd >= 0 && connect(fd, (struct sockaddr *)&addr, sizeof(addr)) == 0)
         return fd;
     *ret_errno = errno;
@@ -135,7 +142,26 @@ static json_t *take_lines(ss_buf *in, ss_cli_progress progress, void *ctx) {
     }
 }
 
-static int converse(int fd, const char *request, ss_cli_progress progress, void *ctx, json_t **ret,
+/* A request may wait for hours, a `wait` or a large verify. An applier that turns answers another one meanwhile. */
+static bool turns(const char *path) {
+    int err;
+    char byte;
+    int fd = connect_to(path, &err);
+    bool heard = fd >= 0 && send_all(fd, "{\"cmd\":\"status\"}\n") && recv(fd, &byte, 1, 0) > 0;
+    if (fd >= 0)
+        close(fd);
+    return heard;
+}
+
+static int say_silent(const char *path, ss_buf *out) {
+    ss_cli_say(out, "SS-CLI-0007",
+               "The applier listens at %s and has not answered for %d s: its process hangs or is stopped; see journalctl -u "
+               "sidespool-applier. Restarting it loses nothing.",
+               path, SILENCE_S);
+    return SS_EXIT_AGAIN;
+}
+
+static int converse(int fd, const char *path, bool patient, const char *request, ss_cli_progress progress, void *ctx, json_t **ret,
                     ss_buf *out) {
     ss_buf in;
     json_t *last = NULL;
@@ -146,6 +172,12 @@ static int converse(int fd, const char *request, ss_cli_progress progress, void 
         ssize_t got = room ? recv(fd, room, 65536, 0) : -1;
         if (got < 0 && room && errno == EINTR)
             continue;
+        if (got < 0 && room && errno == EAGAIN) {
+            if (patient && turns(path))
+                continue;
+            ss_buf_done(&in);
+            return say_silent(path, out);
+        }
         if (got <= 0)
             break;
         in.len += (size_t)got;
@@ -168,11 +200,17 @@ int ss_cli_ask(const ss_cli_args *args, json_t *request_take, ss_cli_progress pr
     char paths[2][4096], spool[4096];
     size_t count = 0;
     int err = 0, fd = -1;
+    size_t at = 0;
     *ret_answer = NULL;
     int exit_code = find_sockets(args, spool, paths, &count, out);
     for (size_t i = 0; exit_code == SS_EXIT_DONE && fd < 0 && i < count; i++) {
         int this_err = 0;
+        at = i;
         fd = connect_to(paths[i], &this_err);
+        if (this_err == EAGAIN) {
+            json_decref(request_take);
+            return say_silent(paths[i], out);
+        }
         if (fd < 0 && (i == 0 || this_err == EACCES))
             err = this_err;
     }
@@ -182,7 +220,8 @@ int ss_cli_ask(const ss_cli_args *args, json_t *request_take, ss_cli_progress pr
         if (spool[0])
             (void)json_object_set_new(request_take, "spool", json_string(spool));
         char *request = json_dumps(request_take, JSON_COMPACT);
-        exit_code = request ? converse(fd, request, progress, ctx, ret_answer, out) : SS_EXIT_IO;
+        bool patient = strcmp(json_string_value(json_object_get(request_take, "cmd")), "status") != 0;
+        exit_code = request ? converse(fd, paths[at], patient, request, progress, ctx, ret_answer, out) : SS_EXIT_IO;
         free(request);
         close(fd);
     }
