@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #define BACKOFF_FIRST_MS 250u
-#define BACKOFF_MOST_MS 10000u
+#define BACKOFF_MOST_MS 5000u /* a link that is well again is used within ten seconds */
 #define CATCHUP_TURNS 4 /* batches of the catch-up for each of the stream, so that it gains on it */
 
 ss_status ss_route_target(ss_route *r, ss_status status) {
@@ -36,8 +36,7 @@ void ss_route_doing(ss_route *r, const char *what, const char *table) {
         snprintf(r->doing, sizeof r->doing, "%s %s", what, table);
     else
         r->doing[0] = 0;
-    if (what)
-        ss_report_status(r, true); /* nothing more is said until it is done */
+    ss_report_doing(r); /* nothing more is said until it is done, and perhaps nothing for long after it */
 }
 
 /* ---- a session ------------------------------------------------------------------------------------------------- */

@@ -255,6 +255,7 @@ void ss_agent_wake_drain(ss_route *r);
 /* ---- route_report.c: lines to and from the supervisor */
 void ss_report_state(ss_route *r, ss_route_state state, const char *reason);
 const char *ss_route_state_name(ss_route_state state);
+void ss_report_doing(ss_route *r); /* a long step begins, or is done */
 void ss_report_status(ss_route *r, bool now);
 void ss_report_line(ss_route *r, json_t *line); /* stolen */
 void ss_report_mark(ss_route *r, const char *id);

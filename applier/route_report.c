@@ -141,6 +141,11 @@ void ss_report_status(ss_route *r, bool now) {
     ss_report_line(r, json_pack("{s:o}", "status", status));
 }
 
+/* By itself, because a status lists the tables, and each table has long steps. */
+void ss_report_doing(ss_route *r) {
+    ss_report_line(r, json_pack("{s:s,s:s}", "doing", r->doing, "reason", r->doing[0] ? r->doing : r->reason));
+}
+
 bool ss_report_read(ss_route *r) {
     for (;;) {
         char part[16384];

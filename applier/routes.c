@@ -20,7 +20,7 @@
 
 extern char **environ;
 
-enum { RESTART_LEAST_MS = 200, RESTART_MOST_MS = 30000, RUN_IS_GOOD_S = 60, SAID_LATELY_S = 5 };
+enum { RESTART_LEAST_MS = 200, RESTART_MOST_MS = 30000, RUN_IS_GOOD_S = 60, SAID_LATELY_S = 5, WAITS_S = 15 };
 
 static void start_route(ss_route_proc *route);
 
@@ -73,10 +73,13 @@ static void on_line(ss_route_proc *route, const char *line, size_t len) {
                SS_U("bytes", len));
     } else {
         route->seen_us = ss_steady_us();
-        json_t *status = json_object_get(message, "status");
+        json_t *status = json_object_get(message, "status"), *doing = json_object_get(message, "doing");
         if (json_is_object(status))
             on_status(route, status);
-        else
+        else if (json_is_string(doing) && route->status) {
+            (void)json_object_set(route->status, "doing", doing);
+            (void)json_object_set(route->status, "reason", json_object_get(message, "reason"));
+        } else
             ss_control_route_said(route, message);
     }
     json_decref(message);
@@ -402,7 +405,19 @@ const char *ss_route_state(const ss_route_proc *route, char *scratch, size_t siz
                        (long long)silent);
         *ret_reason = scratch;
     }
-    return ss_json_text(route->status, "state", "starting");
+    /* What it said last is no longer so: nothing streams or is copied while it waits. A copy says itself that long work begins,
+     * and goes on with it. */
+    const char *state = ss_json_text(route->status, "state", "starting");
+    bool flows = strcmp(state, "streaming") == 0 || strcmp(state, "copying") == 0 || strcmp(state, "catching_up") == 0;
+    const char *doing = ss_json_text(route->status, "doing", "");
+    if (silent > WAITS_S && flows && (!*doing || strcmp(state, "streaming") == 0)) {
+        (void)snprintf(scratch, size,
+                       "%s%sno word from it for %lld s: it waits for a statement or COMMIT on the target, which is slow or cannot be reached",
+                       doing, *doing ? ": " : "", (long long)silent);
+        *ret_reason = scratch;
+        return "waiting_target";
+    }
+    return state;
 }
 
 ss_route_health ss_route_is_well(const ss_route_proc *route, int64_t now_us) {

@@ -521,6 +521,35 @@ static void a_silent_route_is_ended_alone(void **state) {
         json_decref(routes[i].status);
 }
 
+/* What it said last is not repeated for ever as what is so. */
+static void a_silent_route_waits_for_its_target(void **state) {
+    (void)state;
+    ss_route_config config = {.name = "r", .source = "shop"};
+    ss_route_proc route = {.config = &config, .pid = 1, .seen_us = ss_steady_us()};
+    char scratch[768];
+    const char *reason;
+    route.status = json_pack("{s:s,s:s}", "state", "streaming", "reason", "");
+    assert_string_equal(ss_route_state(&route, scratch, sizeof(scratch), &reason), "streaming");
+    assert_string_equal(reason, "");
+    route.seen_us -= 8 * 1000000;
+    assert_string_equal(ss_route_state(&route, scratch, sizeof(scratch), &reason), "streaming");
+    assert_non_null(strstr(reason, "no word from it for 8 s"));
+    route.seen_us -= 12 * 1000000;
+    assert_string_equal(ss_route_state(&route, scratch, sizeof(scratch), &reason), "waiting_target");
+    assert_non_null(strstr(reason, "no word from it for 20 s"));
+    /* A copy builds its indexes as part of it; nothing streams while one is built. */
+    json_object_set_new(route.status, "doing", json_string("building keys and indexes of t"));
+    json_object_set_new(route.status, "reason", json_string("building keys and indexes of t"));
+    assert_string_equal(ss_route_state(&route, scratch, sizeof(scratch), &reason), "waiting_target");
+    assert_non_null(strstr(reason, "building keys and indexes of t: no word"));
+    json_object_set_new(route.status, "state", json_string("copying"));
+    assert_string_equal(ss_route_state(&route, scratch, sizeof(scratch), &reason), "copying");
+    assert_string_equal(reason, "building keys and indexes of t");
+    json_object_set_new(route.status, "state", json_string("paused"));
+    assert_string_equal(ss_route_state(&route, scratch, sizeof(scratch), &reason), "paused");
+    json_decref(route.status);
+}
+
 static int remove_folder(void **state) {
     char command[128];
     (void)state;
@@ -543,6 +572,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(a_deaf_route_is_killed),
         cmocka_unit_test(lag_is_zero_only_when_nothing_waits),
         cmocka_unit_test(a_silent_route_is_ended_alone),
+        cmocka_unit_test(a_silent_route_waits_for_its_target),
     };
     temp_name(folder, sizeof(folder), "sidespool-supervisor");
     if (!mkdtemp(folder))

@@ -1,5 +1,6 @@
 /* A server's answer as status and sentence. Never DETAIL, CONTEXT or statement text, never a row's
  * value. */
+#include "sidespool/link.h"
 #include "sidespool/server_message.h"
 #include "target_postgres.h"
 
@@ -92,6 +93,11 @@ ss_status ss_tgt_error(PGconn *conn, const PGresult *res, const char *what, ss_e
     const char *state = res != NULL ? PQresultErrorField(res, PG_DIAG_SQLSTATE) : NULL;
     char message[300], place[300] = "";
     if (state == NULL) {
+        if (ss_tgt_link_is_dead(conn))
+            return ss_fail(reterr, SS_RETRY, "SS-TGT-0023",
+                           "%s: the target's host has not answered for %d s, so the link is dead; it is "
+                           "connected again.",
+                           what, SS_LINK_DEAD_MS / 1000);
         /* libpq's own words; a damaged exchange may quote what it read. */
         ss_server_message_cut(PQerrorMessage(conn), message, sizeof message);
         if (PQstatus(conn) != CONNECTION_BAD && message[0] != '\0')

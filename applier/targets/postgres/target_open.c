@@ -3,6 +3,7 @@
 #include "target_postgres.h"
 
 #include "sidespool/dsn.h"
+#include "sidespool/link.h"
 #include "sidespool/log.h"
 #include "sidespool/password.h"
 #include <errno.h>
@@ -66,8 +67,8 @@ ss_status ss_tgt_connect(const ss_tgt_options *options, const char *purpose, PGc
     snprintf(timeout, sizeof timeout, "%llu",
              (unsigned long long)(options->connect_timeout + 999) / 1000);
     snprintf(application, sizeof application, "sidespool-%s", purpose);
-    const char *keys[12], *values[12];
-    size_t n = 0;
+    const char *keys[SS_LINK_PARAMS + 8], *values[SS_LINK_PARAMS + 8];
+    size_t n = ss_link_params(keys, values);
 #define PARAM(k, v) (keys[n] = (k), values[n++] = (v))
     PARAM("dbname", options->dsn);
     if (options->password_file != NULL) {
@@ -80,13 +81,6 @@ ss_status ss_tgt_connect(const ss_tgt_options *options, const char *purpose, PGc
     PARAM("client_encoding", "UTF8");
     PARAM("application_name", application);
     PARAM("connect_timeout", timeout);
-    /* A dead link is noticed within half a minute, whether we wait for an answer or for room to
-     * send. */
-    PARAM("keepalives", "1");
-    PARAM("keepalives_idle", "10");
-    PARAM("keepalives_interval", "5");
-    PARAM("keepalives_count", "4");
-    PARAM("tcp_user_timeout", "30000");
 #undef PARAM
     keys[n] = values[n] = NULL;
     PGconn *conn = PQconnectdbParams(keys, values, 1);
@@ -123,11 +117,11 @@ bool ss_tgt_pin(PGconn *conn, uint64_t lock_timeout, PGresult **ret_refused) {
         "SET synchronous_commit = on; SET default_transaction_isolation = 'read committed';"
         "SET check_function_bodies = off; SET client_min_messages = warning;"
         "SET quote_all_identifiers = off; SET array_nulls = on; SET transform_null_equals = off;"
-        "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET "
-        "tcp_keepalives_count = 4;%s%s%s%s",
+        "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 2; SET "
+        "tcp_keepalives_count = 5;%s%s%s%s",
         (unsigned long long)lock_timeout, version >= 110000 ? "SET jit = off;" : "",
         version >= 120000
-            ? "SET tcp_user_timeout = 30000; SET plan_cache_mode = force_generic_plan;"
+            ? "SET tcp_user_timeout = 20000; SET plan_cache_mode = force_generic_plan;"
             : "",
         version >= 140000
             ? "SET client_connection_check_interval = 5000; SET idle_session_timeout = 0;"
@@ -217,6 +211,7 @@ static void tgt_close(ss_target *t) {
         return;
     ss_tgt_stmts_forget(t);
     ss_tgt_tables_forget(t);
+    ss_tgt_link_free(t->link);
     PQfinish(t->conn);
     ss_buf_done(&t->sql);
     ss_buf_done(&t->key);
@@ -244,8 +239,10 @@ static ss_status tgt_open(const ss_target_env *env, ss_target **ret, ss_error *r
     ss_status status = ss_tgt_connect(t->options, env->route, &t->conn, reterr);
     if (status == SS_OK) {
         PQsetNoticeReceiver(t->conn, quiet, NULL);
-        status = fit(t, reterr);
+        status = ss_tgt_link_watch(t->conn, env->route, &t->link, reterr);
     }
+    if (status == SS_OK)
+        status = fit(t, reterr);
     if (status == SS_OK)
         status = alone(t, reterr);
     if (status == SS_OK)

@@ -87,10 +87,12 @@ typedef struct {
 #define SS_TGT_STMT_MOST 512
 #define SS_TGT_STMT_SLOTS 1024
 
+typedef struct ss_tgt_link ss_tgt_link;
 struct ss_target {
     const ss_target_env *env;
     const ss_tgt_options *options;
     PGconn *conn;
+    ss_tgt_link *link; /* NULL: a Unix socket */
     int version;
     bool replica;     /* session_replication_role = replica was granted */
     bool open;        /* a transaction of partial batches is open */
@@ -150,6 +152,15 @@ SS_MUST ss_status ss_tgt_connect(const ss_tgt_options *options, const char *purp
                                  ss_error *reterr);
 /* The dsn can be parsed. Its text is in no error: it may hold a password. */
 SS_MUST ss_status ss_tgt_configured(const void *options, ss_place *ret_place, ss_error *reterr);
+/* ---- the link (target_link.c) */
+/* Shuts the socket of `conn` down when the target's host is gone while something is sent to it. *ret is NULL for a Unix socket. It is freed
+ * before PQfinish. `route` lives as long. */
+SS_MUST ss_status ss_tgt_link_watch(PGconn *conn, const char *route, ss_tgt_link **ret, ss_error *reterr);
+void ss_tgt_link_free(ss_tgt_link *link); /* takes NULL */
+bool ss_tgt_link_is_dead(const PGconn *conn);
+/* What the watch decides by, once a second; `since` begins as 0. For tests. */
+struct tcp_info;
+bool ss_tgt_link_silent(const struct tcp_info *info, int64_t now_ms, int64_t *since);
 bool ss_tgt_pin(PGconn *conn, uint64_t lock_timeout, PGresult **ret_refused); /* session settings */
 void ss_tgt_put_ident(ss_buf *out, const char *name);
 void ss_tgt_put_literal(ss_buf *out, const char *value);
