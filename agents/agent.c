@@ -137,6 +137,7 @@ struct ss_agent_config {
     ss_config *file;
     ss_option table[AGENT_OPTIONS + 2]; /* and the engine's block, and the end */
     ss_source_env env;
+    char session[SS_SESSION_MAX];
     ss_agent_settings *settings; /* the engine's struct behind it */
 };
 
@@ -281,6 +282,7 @@ ss_status ss_agent_config_load(const char *path, const ss_source_ops *ops, ss_ag
         .spool_path = settings->spool.path,
         .spool_max_size = settings->spool.max_size,
         .max_message = settings->max_message,
+        .session = config->session,
     };
     if (status == SS_OK)
         status = validate(config, reterr);

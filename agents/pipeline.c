@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #define BACKOFF_FIRST_MS 250
-#define BACKOFF_MOST_MS 30000
+#define BACKOFF_MOST_MS 5000 /* a link that is well again is used within ten seconds */
 
 /* ---- called by any thread
  * ------------------------------------------------------------------------------------------ */

@@ -334,11 +334,15 @@ static void stop_taking(ss_pipeline *p) {
 }
 
 static void say_state(ss_pipeline *p, const turn_requests *turn) {
+    ss_error trouble = {0};
+
     if (p->full)
         ss_agent_state_set(p->setup.status, SS_AGENT_SPOOL_FULL, NULL, &p->full_error);
     else if (turn->paused)
         ss_agent_state_set(p->setup.status, SS_AGENT_PAUSED,
                            "paused by request; the source keeps its log until resume", NULL);
+    else if (p->setup.ops->trouble != NULL && p->setup.ops->trouble(p->source, &trouble))
+        ss_agent_state_set(p->setup.status, SS_AGENT_WAITING_SOURCE, NULL, &trouble);
     else
         ss_agent_state_set(p->setup.status, SS_AGENT_STREAMING,
                            turn->held ? "waits for a snapshot of the source to be taken" : NULL,

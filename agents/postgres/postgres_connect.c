@@ -3,7 +3,9 @@
  *
  * Any thread; a connection belongs to the thread that made it. */
 #include "agents/postgres/postgres.h"
+#include "agents/postgres/postgres_link.h"
 #include "sidespool/dsn.h"
+#include "sidespool/link.h"
 #include "sidespool/log.h"
 #include "sidespool/password.h"
 #include "sidespool/server_message.h"
@@ -218,7 +220,7 @@ ss_status ss_postgres_fail(ss_error *reterr, const char *code, const char *where
 
 /* libpq's complaint about a bad dsn quotes it, password and all: it is parsed here first and never
  * repeated. */
-static ss_status dsn_check(const char *dsn, bool *ret_many_hosts, bool set[3], ss_error *reterr) {
+static ss_status dsn_check(const char *dsn, bool *ret_many_hosts, ss_error *reterr) {
     char *ignored = NULL;
     errno = 0;
     PQconninfoOption *parts = PQconninfoParse(dsn, &ignored);
@@ -231,8 +233,6 @@ static ss_status dsn_check(const char *dsn, bool *ret_many_hosts, bool set[3], s
         return ss_fail(reterr, SS_STOP, "SS-PG-0002",
                        "postgres.dsn is not a libpq connection string or URI (its text is not "
                        "shown, it may hold a password)");
-    static const char *const ours[3] = {"keepalives_idle", "keepalives_interval",
-                                        "tcp_user_timeout"};
     *ret_many_hosts = false;
     for (const PQconninfoOption *p = parts; p->keyword; p++) {
         if (!p->val)
@@ -240,9 +240,6 @@ static ss_status dsn_check(const char *dsn, bool *ret_many_hosts, bool set[3], s
         if ((strcmp(p->keyword, "host") == 0 || strcmp(p->keyword, "hostaddr") == 0) &&
             strchr(p->val, ','))
             *ret_many_hosts = true;
-        for (int i = 0; i < 3; i++)
-            if (strcmp(p->keyword, ours[i]) == 0)
-                set[i] = true;
     }
     PQconninfoFree(parts);
     return SS_OK;
@@ -251,9 +248,9 @@ static ss_status dsn_check(const char *dsn, bool *ret_many_hosts, bool set[3], s
 /* libpq keeps the SQLSTATE of a refused connection to itself, except in the text of a verbose
  * error: so the connection is made step by step, with the verbosity set before the server can
  * speak. */
-static PGconn *connect_steps(const char *const *keys, const char *const *values,
-                             uint64_t timeout_ms, bool *ret_late) {
-    PGconn *conn = PQconnectStartParams(keys, values, 1);
+PGconn *ss_postgres_connect_steps(const char *const *keys, const char *const *values, int expand,
+                                  uint64_t timeout_ms, bool *ret_late) {
+    PGconn *conn = PQconnectStartParams(keys, values, expand);
     if (!conn || PQstatus(conn) == CONNECTION_BAD)
         return conn;
     PQsetErrorVerbosity(conn, PQERRORS_VERBOSE);
@@ -273,7 +270,7 @@ static PGconn *connect_steps(const char *const *keys, const char *const *values,
 }
 
 /* "…FATAL:  28P01: password authentication failed…" -> 28P01, and the message's first line. */
-static void connect_failed(const char *message, char sqlstate[6], char *ret, size_t size) {
+void ss_postgres_connect_said(const char *message, char sqlstate[6], char *ret, size_t size) {
     sqlstate[0] = '\0';
     for (const char *p = message; *p && *p != '\n'; p++) {
         if (p[0] == ':' && p[1] == ' ' && strlen(p) > 8) {
@@ -291,7 +288,8 @@ static void connect_failed(const char *message, char sqlstate[6], char *ret, siz
 
 /* Every setting that changes what values, names or definitions look like, or what a session may do
  * to us. Names that an older server does not know are left out by the join. row_security off makes
- * a filtered read fail instead of losing rows. */
+ * a filtered read fail instead of losing rows. Keepalives: a session whose link died lets go of the
+ * slot as soon as the link is well again, and not after wal_sender_timeout or two hours. */
 static const char pin_settings[] =
     "SELECT pg_catalog.set_config(s.name, w.v, false) FROM (VALUES"
     " ('DateStyle','ISO, "
@@ -306,6 +304,7 @@ static const char pin_settings[] =
     "transaction_read_only','off'),"
     "('default_transaction_isolation','read committed'),('default_transaction_deferrable','off'),"
     "('synchronous_commit','local'),('client_min_messages','warning'),('synchronize_seqscans','off'"
+    "),('tcp_keepalives_idle','10'),('tcp_keepalives_interval','2'),('tcp_keepalives_count','5'"
     ")) AS w(n, v)"
     " JOIN pg_catalog.pg_settings s ON pg_catalog.lower(s.name) = pg_catalog.lower(w.n)";
 
@@ -338,7 +337,7 @@ static ss_status connected(const ss_source_env *env, PGconn *conn, bool late, ss
                        env->name, PQhost(conn) ? PQhost(conn) : "?",
                        ss_postgres_opt(env)->connect_timeout);
     char sqlstate[6], said[400];
-    connect_failed(PQerrorMessage(conn), sqlstate, said, sizeof said);
+    ss_postgres_connect_said(PQerrorMessage(conn), sqlstate, said, sizeof said);
     ss_status status = ss_postgres_classify(sqlstate);
     return ss_fail(reterr, status, "SS-PG-0001", "cannot connect to source %s: %s", env->name,
                    said);
@@ -347,11 +346,11 @@ static ss_status connected(const ss_source_env *env, PGconn *conn, bool late, ss
 ss_status ss_postgres_connect(const ss_source_env *env, bool replication, PGconn **ret,
                               ss_error *reterr) {
     const struct ss_postgres_options *opt = ss_postgres_opt(env);
-    bool set[3] = {false, false, false}, many_hosts = false, late = false;
+    bool many_hosts = false, late = false;
     if (!opt->dsn || !*opt->dsn)
         return ss_fail(reterr, SS_STOP, "SS-PG-0002",
                        "postgres.dsn is empty; it must name the database to read");
-    ss_status status = dsn_check(opt->dsn, &many_hosts, set, reterr);
+    ss_status status = dsn_check(opt->dsn, &many_hosts, reterr);
     char password[1024] = "", application[64], timeout[24];
     if (status == SS_OK && opt->password_file)
         status = ss_password_read(opt->password_file, "SS-PG-0002", password, sizeof password, reterr);
@@ -361,19 +360,12 @@ ss_status ss_postgres_connect(const ss_source_env *env, bool replication, PGconn
     uint64_t timeout_ms = opt->connect_timeout ? opt->connect_timeout : 10000;
     snprintf(timeout, sizeof timeout, "%" PRIu64, (timeout_ms + 999) / 1000);
     const char *keys[16], *values[16];
-    size_t n = 0;
+    size_t n = ss_link_params(keys, values);
 #define PARAM(key, value) (keys[n] = (key), values[n++] = (value))
     PARAM("dbname", opt->dsn);
     PARAM("application_name", application);
     PARAM("client_encoding", "UTF8");
     PARAM("connect_timeout", timeout);
-    PARAM("keepalives", "1");
-    if (!set[0])
-        PARAM("keepalives_idle", "30");
-    if (!set[1])
-        PARAM("keepalives_interval", "10");
-    if (!set[2])
-        PARAM("tcp_user_timeout", "60000");
     if (*password)
         PARAM("password", password);
     if (replication)
@@ -384,7 +376,7 @@ ss_status ss_postgres_connect(const ss_source_env *env, bool replication, PGconn
     /* With several hosts libpq's own loop has a timeout for each, at the price of the SQLSTATE of a
      * refusal. */
     PGconn *conn = many_hosts ? PQconnectdbParams(keys, values, 1)
-                              : connect_steps(keys, values, timeout_ms, &late);
+                              : ss_postgres_connect_steps(keys, values, 1, timeout_ms, &late);
     explicit_bzero(password, sizeof password);
     status = connected(env, conn, late, reterr);
     if (status != SS_OK) {
@@ -402,10 +394,12 @@ ss_status ss_postgres_connect(const ss_source_env *env, bool replication, PGconn
 ss_status ss_postgres_query(PGconn *conn, const char *what, const char *sql, int nparams,
                             const char *const *params, ExecStatusType expect, PGresult **ret,
                             ss_error *reterr) {
-    PGresult *res = nparams == 0 ? PQexec(conn, sql)
-                                 : PQexecParams(conn, sql, nparams, NULL, params, NULL, NULL, 0);
+    PGresult *res;
+    ss_status status = ss_postgres_run(conn, what, sql, nparams, params, &res, reterr);
+    if (status != SS_OK)
+        return status;
     if (PQresultStatus(res) != expect) {
-        ss_status status =
+        status =
             PQresultStatus(res) == PGRES_FATAL_ERROR || !res
                 ? ss_postgres_fail(reterr, "SS-PG-0003", __func__, conn, res, "cannot %s", what)
                 : ss_fail(reterr, SS_STOP, "SS-PG-0003", "cannot %s: the server answered %s", what,
@@ -418,9 +412,11 @@ ss_status ss_postgres_query(PGconn *conn, const char *what, const char *sql, int
 }
 
 ss_status ss_postgres_exec(PGconn *conn, const char *what, const char *sql, ss_error *reterr) {
-    PGresult *res = PQexec(conn, sql);
+    PGresult *res;
+    ss_status status = ss_postgres_run(conn, what, sql, 0, NULL, &res, reterr);
+    if (status != SS_OK)
+        return status;
     ExecStatusType got = PQresultStatus(res);
-    ss_status status = SS_OK;
     if (got != PGRES_COMMAND_OK && got != PGRES_TUPLES_OK)
         status = ss_postgres_fail(reterr, "SS-PG-0003", __func__, conn, res, "cannot %s", what);
     PQclear(res);

@@ -18,6 +18,7 @@
  *
  * Threads: snapshot_* in the copy thread, a reader in its own. */
 #include "agents/postgres/postgres_copy.h"
+#include "agents/postgres/postgres_link.h"
 #include "agents/postgres/postgres_record.h"
 #include "sidespool/copytext.h"
 #include "sidespool/log.h"
@@ -452,13 +453,15 @@ static ss_status rows_take(ss_copy_reader *reader, const ss_postgres_source_tabl
     uint64_t most = reader->snapshot->env->max_message;
     for (;;) {
         char *line = NULL;
-        int len = PQgetCopyData(reader->conn, &line, 0);
+        int len = 0;
+        ss_status status = ss_postgres_await_row(reader->conn, "read a table", &line, &len, reterr);
+        if (status != SS_OK)
+            return status;
         if (len == -1)
             return SS_OK; /* the command's result says whether it ended well */
         if (len < 0)
             return ss_postgres_fail(reterr, "SS-PG-0103", __func__, reader->conn, NULL, "cannot read table %s",
                                     table->place);
-        ss_status status = SS_OK;
         if (most > 0 && (uint64_t)len > most)
             status = ss_fail(reterr, SS_STOP, "SS-PG-0104",
                              "a row of table %s has %d bytes, more than max_message (%" PRIu64
@@ -480,7 +483,11 @@ static ss_status results_take(ss_copy_reader *reader, const ss_postgres_source_t
     int checked = 0, unchanged = 0;
     ss_status status = SS_OK;
     PGresult *res;
-    while (status == SS_OK && (res = PQgetResult(reader->conn)) != NULL) {
+    for (;;) {
+        if (status == SS_OK)
+            status = ss_postgres_await_result(reader->conn, "read a table", reterr);
+        if (status != SS_OK || (res = PQgetResult(reader->conn)) == NULL)
+            break;
         switch (PQresultStatus(res)) {
         case PGRES_COMMAND_OK:
             break;

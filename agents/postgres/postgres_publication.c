@@ -3,6 +3,7 @@
  * Never a table without identity: from then on the source would refuse its UPDATEs and DELETEs.
  * Never anything for an owner who is not us: then the error holds the statement for them. */
 #include "agents/postgres/postgres.h"
+#include "agents/postgres/postgres_link.h"
 #include "sidespool/log.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -108,7 +109,10 @@ static ss_status run(PGconn *conn, const char *name, const char *sql, ss_error *
                                   "SET LOCAL lock_timeout = '10s'", reterr);
     if (status != SS_OK)
         return status;
-    PGresult *res = PQexec(conn, sql);
+    PGresult *res;
+    status = ss_postgres_run(conn, "make or complete the publication", sql, 0, NULL, &res, reterr);
+    if (status != SS_OK)
+        return status;
     if (PQresultStatus(res) != PGRES_COMMAND_OK) {
         const char *state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
         bool refused = state && strcmp(state, "42501") == 0;

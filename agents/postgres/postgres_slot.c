@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <time.h>
 
+#define PREDECESSOR_TRIES 20 /* of 100 ms */
+
 /* What the server says of itself. */
 struct facts {
     char sysid[32], dbname[64];
@@ -298,6 +300,55 @@ ss_status ss_postgres_slot_exists(ss_source *source, bool *ret, ss_error *reterr
     return status;
 }
 
+/* ---- our own session before this one
+ * ---------------------------------------------------------------------------------------------
+ */
+
+/* Its process and when it began: both together are nobody else's, ever. */
+ss_status ss_postgres_session_note(ss_source *source, PGconn *conn, ss_error *reterr) {
+    char pid[16];
+    const char *params[1] = {pid};
+    PGresult *res;
+    if (source->env->session == NULL)
+        return SS_OK;
+    snprintf(pid, sizeof pid, "%d", PQbackendPID(conn));
+    ss_status status = ss_postgres_query(
+        source->catalog, "read which session is ours",
+        "SELECT pid || ' ' || extract(epoch FROM backend_start) FROM pg_catalog.pg_stat_activity WHERE pid = $1::int4", 1,
+        params, PGRES_TUPLES_OK, &res, reterr);
+    if (status != SS_OK)
+        return status;
+    snprintf(source->env->session, SS_SESSION_MAX, "%s", PQntuples(res) == 1 ? ss_postgres_value(res, 0, 0) : "");
+    PQclear(res);
+    return SS_OK;
+}
+
+/* We have closed that link, perhaps because it was dead; the server would find that out much later (wal_sender_timeout, or never),
+ * and keep the slot until then. */
+static ss_status end_predecessor(ss_source *source, struct facts *now, ss_error *reterr) {
+    const char *params[2] = {source->env->session, source->names.slot};
+    if (source->env->session == NULL || strtol(source->env->session, NULL, 10) != now->slot_pid)
+        return SS_OK;
+    for (int attempt = 0; attempt < PREDECESSOR_TRIES && now->slot_pid != 0; attempt++) {
+        PGresult *res;
+        ss_status status = ss_postgres_query(
+            source->catalog, "end our session before this one",
+            "SELECT pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_activity a JOIN pg_catalog.pg_replication_slots s"
+            " ON s.active_pid = a.pid WHERE s.slot_name = $2 AND a.pid || ' ' || extract(epoch FROM a.backend_start) = $1",
+            2, params, PGRES_TUPLES_OK, &res, reterr);
+        if (status != SS_OK)
+            return status;
+        if (attempt == 0 && PQntuples(res) > 0)
+            SS_LOG(SS_INFO, "session_before_ended", SS_S("slot", source->names.slot), SS_I("pid", now->slot_pid));
+        PQclear(res);
+        nanosleep(&(struct timespec){.tv_nsec = 100 * 1000 * 1000}, NULL);
+        status = read_slot(source, now, reterr);
+        if (status != SS_OK)
+            return status;
+    }
+    return SS_OK;
+}
+
 ss_status ss_postgres_history_compare(ss_source *source, const char *identity, const char *position,
                                       bool intended, ss_source_verdict *verdict, ss_error *reterr) {
     struct facts now = {0};
@@ -322,6 +373,8 @@ ss_status ss_postgres_history_compare(ss_source *source, const char *identity, c
         status = compare_slot(source, &now, lsn, verdict, reterr);
     if (status == SS_OK)
         status = compare_reach(&now, lsn, verdict, reterr);
+    if (status == SS_OK && now.slot_pid != 0)
+        status = end_predecessor(source, &now, reterr);
     if (status == SS_OK && now.slot_pid != 0)
         return ss_fail(reterr, SS_RETRY, "SS-PG-0049",
                        "slot %s is in use by the source's process %d; waiting until it lets go",

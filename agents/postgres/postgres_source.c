@@ -9,6 +9,8 @@
 
 #define POLL_BYTES (1u << 20) /* of one poll */
 #define POLL_MS 5
+#define ANSWER_MS 2000 /* of a walsender that has nothing else to do */
+#define HEARD_MS 200
 #define RECORD_MS 3000 /* between two comparisons with the record, and at least */
 #define RECORD_SHARE 50 /* times what one takes */
 
@@ -114,7 +116,9 @@ static ss_status hole(ss_source *source, ss_error *reterr) {
 
 static ss_status record_watch(ss_source *source, ss_error *reterr) {
     int64_t start = ss_postgres_now_ms();
-    if (start < source->record_due_ms)
+    /* Right after the walsender has spoken (a quiet one is asked each second): over a dead link the question would only wait, and
+     * nobody would look at the stream, or say what is wrong, meanwhile. From a source that is silent nothing is taken either. */
+    if (start < source->record_due_ms || start - source->stream.heard_ms >= HEARD_MS)
         return SS_OK;
     ss_error why = {0};
     ss_status status = ss_postgres_catalog_ready(source, &why);
@@ -240,6 +244,8 @@ static ss_status source_start(ss_source *source, const char *position, ss_error 
         status = ss_postgres_publication_ensure(source->catalog, source->env, NULL, 0, reterr);
     if (status == SS_OK)
         status = record_begin(source, reterr);
+    if (status == SS_OK)
+        status = ss_postgres_session_note(source, source->replication, reterr);
     if (status != SS_OK)
         return status;
     source->via_root = publication.via_root;
@@ -322,7 +328,9 @@ static ss_status source_poll(ss_source *source, const ss_sink *sink, int wait_ms
     *ret_more = false;
     if (hold)
         return hold_on(source, wait_ms, wake_fd, reterr);
-    ss_status status = record_watch(source, reterr);
+    ss_status status = ss_postgres_stream_look(&source->stream, reterr);
+    if (status == SS_OK)
+        status = record_watch(source, reterr);
     if (status == SS_OK)
         status = ss_postgres_stream_feedback(&source->stream, false, reterr);
     size_t bytes = 0;
@@ -358,9 +366,16 @@ static ss_status source_release(ss_source *source, const char *position, ss_erro
 }
 
 static ss_status source_nudge(ss_source *source, ss_error *reterr) {
+    /* It will come to a question that it has not answered yet; more of them would only fill a slow link. */
+    if (source->stream.asked_ms != 0 && ss_postgres_now_ms() - source->stream.asked_ms >= ANSWER_MS)
+        return SS_OK;
     source->stream.ask = true;
     return source->stream.copying ? ss_postgres_stream_feedback(&source->stream, true, reterr)
                                   : SS_OK;
+}
+
+static bool source_trouble(ss_source *source, ss_error *ret) {
+    return ss_postgres_stream_trouble(&source->stream, ret);
 }
 
 static ss_status source_reset(ss_source *source, ss_error *reterr) {
@@ -394,6 +409,7 @@ const ss_source_ops ss_source_postgres = {
     .poll = source_poll,
     .release = source_release,
     .nudge = source_nudge,
+    .trouble = source_trouble,
     .reset = source_reset,
     .close = source_close,
     .position_compare = position_compare,

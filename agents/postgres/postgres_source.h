@@ -72,6 +72,8 @@ SS_MUST ss_status ss_postgres_slot_create(ss_source *source, ss_say_fn say, void
                                           char *ret_position, size_t size, ss_error *reterr);
 /* What names the source's history now, with the publication that prepare made. */
 SS_MUST ss_status ss_postgres_identity(ss_source *source, char *ret, size_t size, ss_error *reterr);
+/* Keeps in env->session what the server calls the session of `conn`, which is to stream. */
+SS_MUST ss_status ss_postgres_session_note(ss_source *source, PGconn *conn, ss_error *reterr);
 /* Is the slot there? */
 SS_MUST ss_status ss_postgres_slot_exists(ss_source *source, bool *ret, ss_error *reterr);
 /* Drops the slot of our name when it is ours and inactive; a missing one is fine. */

@@ -7,6 +7,8 @@
  * within wal_sender_timeout, also while we do not read: a walsender that is blocked in its write
  * still takes replies. */
 #include "agents/postgres/postgres_stream.h"
+#include "agents/postgres/postgres_link.h"
+#include "sidespool/link.h"
 #include <errno.h>
 #include <inttypes.h>
 #include <poll.h>
@@ -15,6 +17,8 @@
 
 #define FEEDBACK_MS 5000 /* at least so often */
 #define RELEASE_MS 100   /* at most so often because of release() */
+#define SILENCE_MS 10000 /* without an answer: told as a trouble */
+#define LOOK_MS 10000    /* between two questions to the server what its walsender does */
 
 int64_t ss_postgres_now_ms(void) {
     struct timespec ts;
@@ -79,8 +83,10 @@ ss_status ss_postgres_stream_start(ss_postgres_stream *stream, const ss_postgres
         sql, sizeof sql,
         "START_REPLICATION SLOT \"%s\" LOGICAL %X/%X (proto_version '1', publication_names '%s')",
         names->slot, (unsigned)(lsn >> 32), (unsigned)lsn, publication);
-    PGresult *res = PQexec(stream->conn, sql);
-    ss_status status = SS_OK;
+    PGresult *res;
+    ss_status status = ss_postgres_run(stream->conn, "start streaming", sql, 0, NULL, &res, reterr);
+    if (status != SS_OK)
+        return status;
     if (PQresultStatus(res) != PGRES_COPY_BOTH) {
         status = ss_postgres_fail(reterr, "SS-PG-0053", __func__, stream->conn, res,
                                   "cannot start streaming from slot %s", names->slot);
@@ -96,6 +102,7 @@ ss_status ss_postgres_stream_start(ss_postgres_stream *stream, const ss_postgres
         return broken(stream, __func__, NULL, reterr);
     stream->copying = true;
     stream->released = lsn;
+    stream->heard_ms = ss_postgres_now_ms();
     stream->said_ms =
         ss_postgres_now_ms() - stream->interval_ms; /* the first feedback is due at once */
     return SS_OK;
@@ -108,6 +115,7 @@ ss_status ss_postgres_stream_next(ss_postgres_stream *stream, char **ret, size_t
     if (got > 0) {
         *ret = buffer;
         *ret_len = (size_t)got;
+        stream->asked_ms = 0;
         return SS_OK;
     }
     if (got == 0)
@@ -152,6 +160,8 @@ ss_status ss_postgres_stream_feedback(ss_postgres_stream *stream, bool now, ss_e
     }
     stream->said_ms = at;
     stream->unsaid = false;
+    if (stream->ask && stream->asked_ms == 0)
+        stream->asked_ms = at;
     stream->ask = false;
     return flush(stream, reterr);
 }
@@ -174,6 +184,8 @@ ss_status ss_postgres_stream_wait(ss_postgres_stream *stream, int wait_ms, int w
     };
     *ret_woken = false;
     *ret_other = false;
+    if (hold) /* who does not listen cannot say that nobody speaks */
+        stream->asked_ms = 0;
     int n = poll(fds, 3, wait_limit(stream, wait_ms));
     if (n < 0 && errno != EINTR)
         return ss_fail_sys(reterr, SS_RETRY, "SS-PG-0007", errno,
@@ -188,7 +200,44 @@ ss_status ss_postgres_stream_wait(ss_postgres_stream *stream, int wait_ms, int w
     if ((fds[0].revents & (POLLIN | POLLHUP | POLLERR)) != 0 && !hold &&
         PQconsumeInput(stream->conn) == 0)
         return broken(stream, __func__, NULL, reterr);
+    if ((fds[0].revents & POLLIN) != 0)
+        stream->heard_ms = ss_postgres_now_ms();
     if ((fds[0].revents & POLLOUT) != 0)
         return flush(stream, reterr);
     return SS_OK;
+}
+
+/* ---- silence
+ * ---------------------------------------------------------------------------------------------------- */
+
+/* A quiet source is asked each second (nudge). An answer that does not come is told as what it is: nothing comes, or what comes is
+ * so slow that no message is whole. Neither is an end by itself, see postgres_link.c. */
+bool ss_postgres_stream_trouble(const ss_postgres_stream *stream, ss_error *ret) {
+    int64_t now = ss_postgres_now_ms();
+    if (stream->asked_ms == 0 || now - stream->asked_ms < SILENCE_MS)
+        return false;
+    int seconds = (int)((now - stream->asked_ms) / 1000);
+    ss_status told =
+        now - stream->heard_ms < SILENCE_MS
+            ? ss_fail(ret, SS_RETRY, "SS-PG-0114",
+                      "the link to the source is slow: a message has been arriving for %d s", seconds)
+            : ss_fail(ret, SS_RETRY, "SS-PG-0113", "the source's walsender has not answered for %d s%s%s", seconds,
+                      stream->found[0] ? "; " : "", stream->found);
+    return told == SS_RETRY;
+}
+
+ss_status ss_postgres_stream_look(ss_postgres_stream *stream, ss_error *reterr) {
+    int64_t now = ss_postgres_now_ms();
+    if (stream->asked_ms == 0 || now - stream->heard_ms < SS_LINK_DEAD_MS || now - stream->asked_ms < SS_LINK_DEAD_MS) {
+        stream->look_ms = 0;
+        stream->found[0] = '\0';
+        return SS_OK;
+    }
+    if (now < stream->look_ms)
+        return SS_OK;
+    bool lost = ss_postgres_link_lost(stream->conn, stream->found, sizeof stream->found);
+    stream->look_ms = ss_postgres_now_ms() + LOOK_MS;
+    return lost ? ss_fail(reterr, SS_RETRY, "SS-PG-0115", "the source's walsender has not answered for %d s, and %s",
+                          (int)((now - stream->asked_ms) / 1000), stream->found)
+                : SS_OK;
 }

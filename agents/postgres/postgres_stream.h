@@ -11,6 +11,10 @@ typedef struct {
     uint64_t released;   /* durable here: what every feedback says */
     bool unsaid;         /* released moved since the last feedback */
     bool ask;            /* the next feedback asks for a reply */
+    int64_t asked_ms;    /* monotonic, of the oldest question after which no message came; 0: none */
+    int64_t heard_ms;    /* of the last bytes */
+    int64_t look_ms;     /* when the server may be asked what its walsender does */
+    char found[200];     /* what it said then */
     int64_t said_ms;     /* monotonic, of the last feedback */
     int64_t interval_ms; /* between feedbacks when nothing moves */
     bool unknown;        /* it ended because slot or publication were not there for the WAL at hand */
@@ -38,6 +42,10 @@ SS_MUST ss_status ss_postgres_stream_feedback(ss_postgres_stream *stream, bool n
 SS_MUST ss_status ss_postgres_stream_wait(ss_postgres_stream *stream, int wait_ms, int wake_fd,
                                           int other, bool hold, bool *ret_woken, bool *ret_other,
                                           ss_error *reterr);
+/* Whether the walsender has been asked and has not answered for long enough to be told. False: all is well. */
+bool ss_postgres_stream_trouble(const ss_postgres_stream *stream, ss_error *ret);
+/* SS_RETRY: the link is lost, though TCP does not say so. May ask the server, which takes up to ten seconds. */
+SS_MUST ss_status ss_postgres_stream_look(ss_postgres_stream *stream, ss_error *reterr);
 int64_t ss_postgres_now_ms(void); /* monotonic */
 
 #endif

@@ -21,7 +21,10 @@ typedef struct {
     uint64_t spool_max_size;
     uint64_t max_message;        /* bytes; a larger single message stops with its place */
     int stop_fd;                 /* readable once the agent is being stopped: what waits long for the source gives up then; 0: none */
+    char *session;               /* SS_SESSION_MAX bytes, the engine's own, kept from one open to the next: what the server calls our
+                                  * streaming session, so that the next can end one that the server still takes for alive. NULL: none */
 } ss_source_env;
+#define SS_SESSION_MAX 96
 
 /* Calls into the pipeline, in the capture thread. All views are borrowed for the call. Any status but SS_OK is to be
  * returned from poll at once. SS_BUSY from change/commit means that the spool is full: the source keeps its place (the call
@@ -113,6 +116,9 @@ typedef struct {
     ss_status (*release)(ss_source *source, const char *position, ss_error *reterr);
     /* Asks the server to say soon how far it has come, so that idle() moves on a quiet source (for marks). */
     ss_status (*nudge)(ss_source *source, ss_error *reterr);
+    /* What keeps the source from being heard while poll goes on, for people: it does not answer, or its link is slow. False: nothing.
+     * NULL: an engine that cannot tell. */
+    bool (*trouble)(ss_source *source, ss_error *ret);
     /* After a gap that on_gap: resync answers: removes the old slot or its like, so that prepare starts afresh. */
     ss_status (*reset)(ss_source *source, ss_error *reterr);
     void (*close)(ss_source *source);
