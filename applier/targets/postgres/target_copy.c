@@ -35,44 +35,51 @@ ss_status ss_tgt_copy_tx(ss_target *t, ss_error *reterr) {
 /* ---- beginning
  * -------------------------------------------------------------------------------------------------------------
  */
-static ss_status exists(ss_target *t, const char *ns, const char *name, bool *ret_there,
-                        bool *ret_rows, ss_error *reterr) {
-    const char *values[] = {ns, name};
+/* The first column of the first row, which may be missing. */
+static ss_status look_up(ss_target *t, const char *what, const char *text, int count,
+                         const char *const *values, char *ret, size_t size, bool *ret_there,
+                         ss_error *reterr) {
     PGresult *res = NULL;
-    ss_status status = ss_tgt_query(
-        t, "looking for the table",
-        "SELECT r.relkind FROM pg_class r JOIN pg_namespace n ON n.oid = r.relnamespace "
-        "WHERE n.nspname = $1 AND r.relname = $2",
-        2, values, &res, reterr);
+    ss_status status = ss_tgt_query(t, what, text, count, values, &res, reterr);
     if (status != SS_OK)
         return status;
     *ret_there = PQntuples(res) > 0;
-    *ret_rows = false;
-    char kind = *ret_there ? PQgetvalue(res, 0, 0)[0] : '\0';
+    snprintf(ret, size, "%s", *ret_there ? PQgetvalue(res, 0, 0) : "");
     PQclear(res);
-    if (!*ret_there)
-        return SS_OK;
-    if (kind != 'r' && kind != 'p')
+    return SS_OK;
+}
+
+static ss_status exists(ss_target *t, const char *ns, const char *name, bool *ret_there,
+                        bool *ret_rows, ss_error *reterr) {
+    const char *values[] = {ns, name};
+    char kind[8], rows[8];
+    bool answered = false;
+    ss_status status = look_up(
+        t, "looking for the table",
+        "SELECT r.relkind FROM pg_class r JOIN pg_namespace n ON n.oid = r.relnamespace "
+        "WHERE n.nspname = $1 AND r.relname = $2",
+        2, values, kind, sizeof kind, ret_there, reterr);
+    *ret_rows = false;
+    if (status != SS_OK || !*ret_there)
+        return status;
+    if (kind[0] != 'r' && kind[0] != 'p')
         return ss_fail(reterr, SS_STOP, "SS-TGT-0009",
-                       "%s.%s on the target is not a table (kind %c), and in the way of the copy: "
+                       "%s.%s on the target is not a table (kind %s), and in the way of the copy: "
                        "rename or drop it.",
                        ns, name, kind);
     ss_buf sql;
     ss_buf_init(&sql);
     ss_buf_put_str(&sql, "SELECT EXISTS (SELECT FROM ");
-    ss_buf_put_str(&sql, kind == 'p' ? "" : "ONLY ");
+    ss_buf_put_str(&sql, kind[0] == 'p' ? "" : "ONLY ");
     ss_tgt_put_ident(&sql, ns);
     ss_buf_put_byte(&sql, '.');
     ss_tgt_put_ident(&sql, name);
     ss_buf_put_str(&sql, ")");
     const char *text = ss_buf_cstr(&sql);
     status = sql.bad ? ss_tgt_nomem(reterr)
-                     : ss_tgt_query(t, "looking for rows", text, 0, NULL, &res, reterr);
+                     : look_up(t, "looking for rows", text, 0, NULL, rows, sizeof rows, &answered, reterr);
     ss_buf_done(&sql);
-    if (status == SS_OK) {
-        *ret_rows = PQgetvalue(res, 0, 0)[0] == 't';
-        PQclear(res);
-    }
+    *ret_rows = status == SS_OK && answered && rows[0] == 't';
     return status;
 }
 
@@ -80,23 +87,21 @@ static ss_status exists(ss_target *t, const char *ns, const char *name, bool *re
  * what adopt says, is about tables of nobody. */
 static ss_status refuse_second_writer(ss_target *t, const ss_table_state *s, ss_error *reterr) {
     const char *values[] = {t->env->route, s->ns, s->name};
-    PGresult *res = NULL;
-    ss_status status = ss_tgt_query(
+    char other[64];
+    bool there = false;
+    ss_status status = look_up(
         t, "looking for another route of the table",
         "SELECT route FROM sidespool.table_state WHERE ns = $2 AND name = $3 AND route "
         "<> $1 LIMIT 1",
-        3, values, &res, reterr);
-    if (status != SS_OK)
+        3, values, other, sizeof other, &there, reterr);
+    if (status != SS_OK || !there)
         return status;
-    if (PQntuples(res) > 0)
-        status = ss_fail(
-            reterr, SS_STOP, "SS-TGT-0021",
-            "Table %s.%s on the target belongs to route %s: exclude it in one of them or copy into "
-            "another database; if that route is gone for good, SELECT "
-            "sidespool.forget_route('%s') on the target, then empty the table or set adopt: true.",
-            s->ns, s->name, PQgetvalue(res, 0, 0), PQgetvalue(res, 0, 0));
-    PQclear(res);
-    return status;
+    return ss_fail(
+        reterr, SS_STOP, "SS-TGT-0021",
+        "Table %s.%s on the target belongs to route %s: exclude it in one of them or copy into "
+        "another database; if that route is gone for good, SELECT "
+        "sidespool.forget_route('%s') on the target, then empty the table or set adopt: true.",
+        s->ns, s->name, other, other);
 }
 
 /* Names every table in the way at once, so that a person mends them in one go. */
