@@ -1,7 +1,11 @@
 /* The route's place in the stream: what the target says against what the spool holds (promise 5), and the trim cursors. */
 #include "applier/route.h"
 
+#include "sidespool/log.h"
+
 #include <time.h>
+
+#define CURSOR_SAY_MS 60000
 
 uint64_t ss_route_now_ms(void) {
     struct timespec ts;
@@ -67,7 +71,18 @@ ss_status ss_progress_cursors(ss_route *r, bool now, ss_error *reterr) {
     ss_status st = ss_cursors_set(r->cursors, r->conf->name, SS_LOG_STREAM, stream, now, reterr);
     if (st == SS_OK)
         st = ss_cursors_set(r->cursors, r->conf->name, SS_LOG_COPY, r->progress.copy_sequence, now, reterr);
-    return st;
+    if (st != SS_BUSY)
+        return st;
+    /* No room on the file system. Where the cursor has to be there before we go on, the route waits for it; else it is written with
+     * a later move, and until then the spool keeps more than it must. */
+    if (now)
+        return SS_RETRY;
+    uint64_t ms = ss_route_now_ms();
+    if (r->cursor_said_ms == 0 || ms - r->cursor_said_ms >= CURSOR_SAY_MS) {
+        r->cursor_said_ms = ms;
+        ss_log_error(SS_WARN, "cursor_not_saved", reterr);
+    }
+    return SS_OK;
 }
 
 ss_status ss_progress_rebuild(ss_route *r, const ss_log_state *log, ss_error *reterr) {

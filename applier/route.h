@@ -129,6 +129,7 @@ typedef struct ss_route {
     ss_progress progress;      /* as the target has it */
     bool progress_dirty;
     uint64_t wrote_ms;         /* when progress was last written */
+    uint64_t cursor_said_ms;   /* when it was last said that the trim cursor finds no room; 0: never */
     uint64_t look_ms, copy_look_ms; /* when to look at the logs' states again */
     uint64_t applied_seen;
     ss_intake stream, catchup;

@@ -9,6 +9,7 @@
 #include "sidespool/log.h"
 #include "sidespool/spool.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <spawn.h>
 #include <stdlib.h>
@@ -472,16 +473,24 @@ static void troubles_of_consumers(json_t *list, const ss_supervisor *sup) {
 /* ---- the document ---------------------------------------------------------------------------- */
 
 json_t *ss_status_document(const ss_supervisor *sup, json_t *agents, int64_t now_us) {
+    /* A trouble that was left out for want of memory would read as "all is well". */
+    errno = 0;
     json_t *routes = json_array(), *troubles = json_array(), *agent;
     const char *source;
+    bool whole = true;
     for (size_t i = 0; i < sup->route_count; i++) {
         const ss_route_proc *route = &sup->routes[i];
         agent = json_object_get(agents, route->config->source);
-        (void)json_array_append_new(routes, route_object(route, agent, now_us));
+        whole = json_array_append_new(routes, route_object(route, agent, now_us)) == 0 && whole;
         troubles_of_route(troubles, route);
     }
     json_object_foreach(agents, source, agent) troubles_of_agent(troubles, sup, source, agent);
     troubles_of_consumers(troubles, sup);
+    if (!whole || errno == ENOMEM) {
+        json_decref(routes);
+        json_decref(troubles);
+        return NULL;
+    }
     return json_pack("{s:b,s:i,s:i,s:I,s:{s:s,s:i,s:I,s:s,s:s,s:s},s:o,s:o}", "ok", 1, "exit",
                      SS_EXIT_DONE, "version", 1, "now", (json_int_t)now_us, "applier", "version",
                      SS_VERSION, "pid", (int)getpid(), "since", (json_int_t)sup->started_us,
