@@ -258,6 +258,11 @@ static ss_status flush(copy_run *run, bool now, ss_error *reterr) {
 /* No room (or a disk that refuses for now): routes must load first. The stream's capture goes on
  * meanwhile. */
 static ss_status wait_room(copy_run *run, const ss_error *why, ss_error *reterr) {
+    /* A full quota is a large copy's way; a disk that refuses is trouble, said once until something is written again. */
+    bool quota = why->code != NULL && strcmp(why->code, SS_SPOOL_FULL) == 0;
+    const char *shown = run->copies->progress.reason;
+    if (!quota && strncmp(shown, why->text, sizeof run->copies->progress.reason - 1) != 0)
+        ss_log_error(SS_WARN, "copy_waits", why);
     ss_copies_show(run->copies, why->text);
     if (ss_copies_wait(run->copies, 250))
         return ss_fail(reterr, SS_RETRY, "SS-AGENT-0006", "the agent is stopping");
