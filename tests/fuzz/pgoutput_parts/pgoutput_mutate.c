@@ -27,9 +27,12 @@ static size_t split(const uint8_t *data, size_t size, struct message ret[MESSAGE
     return count;
 }
 
+/* A counter whose bits are well mixed (the finalizer of MurmurHash3): neighbouring seeds give unlike throws. */
 static uint32_t dice(uint32_t *seed, size_t sides) {
-    *seed = *seed * UINT32_C(1664525) + UINT32_C(1013904223);
-    return (uint32_t)((uint64_t)(*seed >> 8) * sides >> 24);
+    uint32_t x = *seed += UINT32_C(0x9E3779B9);
+    x = (x ^ x >> 16) * UINT32_C(0x85EBCA6B);
+    x = (x ^ x >> 13) * UINT32_C(0xC2B2AE35);
+    return (uint32_t)((uint64_t)(x ^ x >> 16) * sides >> 32);
 }
 
 /* Messages that a transaction is made of, of the relation 100 (two columns, the first its key). */
@@ -177,9 +180,10 @@ size_t afl_custom_fuzz(void *data, uint8_t *buf, size_t buf_size, uint8_t **out_
         mutator->out = more;
         mutator->cap = max_size;
     }
-    byte_seed = mutator->seed = mutator->seed * UINT32_C(22695477) + 1;
+    byte_seed = dice(&mutator->seed, UINT32_MAX); /* apart from what chooses the message */
     *out_buf = mutator->out;
-    return mutate(buf, buf_size, mutator->out, max_size, few_bytes, mutator->seed);
+    return mutate(buf, buf_size, mutator->out, max_size, few_bytes,
+                  dice(&mutator->seed, UINT32_MAX));
 }
 
 void afl_custom_deinit(void *data) {
