@@ -157,6 +157,7 @@ typedef struct ss_route {
 
     int wake_fd;               /* agent.sock, -1: not connected */
     uint64_t wake_retry_ms;
+    bool wake_said; /* that it cannot be made: once until it can */
 
     /* what status says */
     ss_route_state state;

@@ -121,10 +121,16 @@ void ss_agent_wake_connect(ss_route *r) {
     if (r->wake_fd >= 0 || ss_route_now_ms() < r->wake_retry_ms)
         return;
     r->wake_retry_ms = ss_route_now_ms() + 1000;
-    ss_error err;
+    ss_error err = {0};
     int fd;
-    if (ss_agent_connect(r->config->spool_path, r->conf->source, &fd, &err) != SS_OK)
+    if (ss_agent_connect(r->config->spool_path, r->conf->source, &fd, &err) != SS_OK) {
+        /* An agent that is not there says so by itself in `status`. */
+        if (err.sys_errno != ENOENT && err.sys_errno != ECONNREFUSED && !r->wake_said)
+            ss_log_error(SS_WARN, "not_woken_by_agent", &err); /* looks for itself every second */
+        r->wake_said = true;
         return;
+    }
+    r->wake_said = false;
     static const char hello[] = "{\"op\":\"wake\"}\n";
     if (send(fd, hello, sizeof hello - 1, MSG_NOSIGNAL | MSG_DONTWAIT) != (ssize_t)sizeof hello - 1) {
         close(fd);
