@@ -124,7 +124,7 @@ static ss_status relations_query(PGconn *conn, const char *publication, PGresult
         "  ON p.pubname = $1 AND p.schemaname = n.nspname AND p.tablename = c.relname"
         " WHERE c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't' AND c.oid >= 16384"
         " AND n.nspname NOT LIKE 'pg\\_%%' AND n.nspname NOT IN ('information_schema', 'sidespool')"
-        " ORDER BY n.nspname COLLATE \"C\", c.relname COLLATE \"C\"",
+        " ORDER BY n.nspname::text COLLATE \"C\", c.relname::text COLLATE \"C\"",
         PQserverVersion(conn) >= 120000 ? "a.attgenerated <> ''" : "false");
     const char *params[1] = {publication};
     return ss_postgres_query(conn, "read the list of tables", sql, 1, params, PGRES_TUPLES_OK, ret,

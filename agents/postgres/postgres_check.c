@@ -49,6 +49,9 @@ static ss_status check_server(ss_postgres_checker *check, ss_error *reterr) {
                           ss_arena_printf(check->arena, "database %s as %s", ss_postgres_value(res, 0, 4), role), "");
     ss_postgres_check_say(check, PQserverVersion(check->conn) >= 100000, "version",
                           ss_arena_printf(check->arena, "PostgreSQL %s", version), "use a source of PostgreSQL 10 or later");
+    if (PQserverVersion(check->conn) < 110000)
+        ss_postgres_check_warn(check, "TRUNCATE", "PostgreSQL 10 does not put it into its stream: the copy keeps the rows",
+                               "use DELETE, or run sidespool resync for the table after a TRUNCATE");
     bool standby = ss_postgres_value(res, 0, 1)[0] == 't';
     ss_postgres_check_say(check, !standby, "primary", standby ? "it is a standby" : "it is a primary",
                           "point postgres.dsn at the primary (target_session_attrs=read-write)");

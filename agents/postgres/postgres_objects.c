@@ -65,8 +65,8 @@ static const char seqs_text[] =
     "  GROUP BY d.refobjid),"
     " seqopts(oid, opts) AS (SELECT q.seqrelid, 'INCREMENT BY ' || q.seqincrement || ' MINVALUE ' || q.seqmin"
     "  || ' MAXVALUE ' || q.seqmax || ' START WITH ' || q.seqstart || ' CACHE ' || q.seqcache"
-    "  || CASE WHEN q.seqcycle THEN ' CYCLE' ELSE ' NO CYCLE' END FROM pg_sequence q JOIN seqs s ON s.oid = q.seqrelid"
-    "  GROUP BY q.seqrelid) ";
+    "  || CASE WHEN q.seqcycle THEN ' CYCLE' ELSE ' NO CYCLE' END FROM pg_sequence q"
+    "  WHERE q.seqrelid IN (SELECT oid FROM seqs)) ";
 /* A branch of the types: range types. A function of theirs is taken along only when the target has it anyway. */
 static const char ranges_text[] =
     " UNION ALL SELECT depth, t.oid, 0, 'type', t.nspname, typname, 'CREATE TYPE ' || qname || ' AS RANGE (SUBTYPE = '"
@@ -88,7 +88,7 @@ static const char ranges_text[] =
  * same as they can be on a target that has no virtual columns; lvl: parents before children, and a table before the tables
  * that have a column of its row type. */
 static const char tables_text[] =
-    ", rel AS (SELECT sel.tbl, c.*, n.nspname, " OBJ_NAME("n", "c") " AS qname FROM sel JOIN pg_class c USING (oid)"
+    ", rel AS (SELECT sel.tbl, @oid_of_c@c.*, n.nspname, " OBJ_NAME("n", "c") " AS qname FROM sel JOIN pg_class c ON c.oid = sel.oid"
     "  JOIN pg_namespace n ON n.oid = c.relnamespace),"
     " inh AS (SELECT i.inhrelid, i.inhparent, i.inhseqno, r.relispartition FROM pg_inherits i"
     "  JOIN rel r ON r.oid = i.inhrelid JOIN sel p ON p.oid = i.inhparent),"
@@ -184,6 +184,9 @@ static const struct {
      "CASE WHEN l.collprovider = 'c' THEN ', LC_COLLATE = ' || quote_literal(l.collcollate) || ', LC_CTYPE = ' ||"
      " quote_literal(l.collctype) ELSE ', LOCALE = ' || quote_literal(@icu_locale@) END"},
     {"@icu_locale@", 150000, "coalesce(l.colliculocale, l.collcollate)", "l.collcollate"},
+    /* Before 12 the catalogue's oid is a hidden column, which * leaves out and USING does not find. */
+    {"@oid_of_c@", 120000, "", "c.oid, "},
+    {"@oid_of_t@", 120000, "", "t.oid, "},
     {"@generated@", 120000, "a.attgenerated <> ''", "false"},
     {"@virtual@", 180000, "a.attgenerated = 'v'", "false"},
     /* From 18 on a NOT NULL has a name, and may be unproven or of one table alone: such a one is made as a constraint. */

@@ -35,7 +35,7 @@ static const char left_out_sql[] =
     "   WHERE e.classid = 'pg_ts_config'::regclass AND e.objid = f.oid)"
     OBJ_UNUSED
     " UNION ALL SELECT 'grant', 'owners and rights of relations (the route''s role owns the copy; grant there)',"
-    "  n.nspname || '.' || c.relname FROM sel JOIN pg_class c USING (oid) JOIN ns n ON n.oid = c.relnamespace"
+    "  n.nspname || '.' || c.relname FROM sel JOIN pg_class c ON c.oid = sel.oid JOIN ns n ON n.oid = c.relnamespace"
     "  WHERE c.relacl IS NOT NULL),"
     " numbered AS (SELECT *, row_number() OVER (PARTITION BY kind ORDER BY name) AS at,"
     "  count(*) OVER (PARTITION BY kind) AS total FROM found),"

@@ -80,7 +80,7 @@ ss_status ss_postgres_objects_tables(ss_postgres_objects *objects, ss_error *ret
  * indexes (deepest first: a partitioned index becomes valid with its last one), checks, statistics, identity, comments. */
 static const char keys_sql[] =
     OBJ_WITH
-    ", rel AS (SELECT sel.tbl, c.*, n.nspname, " OBJ_NAME("n", "c") " AS qname FROM sel JOIN pg_class c USING (oid)"
+    ", rel AS (SELECT sel.tbl, @oid_of_c@c.*, n.nspname, " OBJ_NAME("n", "c") " AS qname FROM sel JOIN pg_class c ON c.oid = sel.oid"
     "  JOIN pg_namespace n ON n.oid = c.relnamespace),"
     " idx AS (SELECT i.*, r.tbl, r.nspname, r.relname AS tblname, r.qname, r.oid AS relid, x.relname, x.relkind,"
     "  quote_ident(r.nspname) || '.' || quote_ident(x.relname) AS idxfull, c.oid AS con, c.conname, c.contype,"

@@ -13,7 +13,7 @@
 /* What a relation's columns are, on either side: search_path is pg_catalog on both. */
 #define COLUMNS_OF(oid)                                                                                                \
     "(SELECT coalesce(string_agg(quote_ident(attname) || ' ' || format_type(atttypid, atttypmod), ', '"                \
-    " ORDER BY attname COLLATE \"C\"), '') FROM pg_attribute WHERE attrelid = " oid " AND attnum > 0 AND NOT attisdropped)"
+    " ORDER BY attname::text COLLATE \"C\"), '') FROM pg_attribute WHERE attrelid = " oid " AND attnum > 0 AND NOT attisdropped)"
 
 /* tabs: {name, columns, definition} of each partitioned table; kids: {name, parent, bound}, from the top down, defaults
  * last (each partition attached beside a default one makes the server read that whole). A partitioned table whose columns

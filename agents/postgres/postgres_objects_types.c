@@ -8,9 +8,9 @@ static const char schemas_sql[] =
     OBJ_WITH OBJ_TYPES OBJ_SEQS
     " SELECT 'pre', 'schema', n.nspname, n.nspname, '', 'CREATE SCHEMA IF NOT EXISTS ' || quote_ident(n.nspname), '', false"
     " FROM pg_namespace n WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'sidespool') AND n.oid IN ("
-    "  SELECT c.relnamespace FROM pg_class c JOIN sel USING (oid)"
-    "  UNION SELECT c.relnamespace FROM pg_class c JOIN seqs USING (oid)"
-    "  UNION SELECT t.typnamespace FROM pg_type t JOIN types USING (oid)"
+    "  SELECT c.relnamespace FROM pg_class c JOIN sel ON sel.oid = c.oid"
+    "  UNION SELECT c.relnamespace FROM pg_class c JOIN seqs ON seqs.oid = c.oid"
+    "  UNION SELECT t.typnamespace FROM pg_type t JOIN types ON types.oid = t.oid"
     "  UNION SELECT l.collnamespace FROM pg_collation l JOIN uses u ON u.classid = 'pg_collation'::regclass"
     "   AND u.objid = l.oid) ORDER BY n.nspname";
 
@@ -19,7 +19,7 @@ static const char schema_comments_sql[] =
     " SELECT 'pre', 'comment', n.nspname, n.nspname, '', format('COMMENT ON SCHEMA %I IS %L', n.nspname, d.description),"
     "  '', true FROM pg_namespace n JOIN pg_description d ON d.classoid = 'pg_namespace'::regclass AND d.objoid = n.oid"
     " WHERE NOT (SELECT subset FROM asked) AND n.oid >= " OBJ_USER
-    " AND n.oid IN (SELECT c.relnamespace FROM pg_class c JOIN sel USING (oid)) ORDER BY 3";
+    " AND n.oid IN (SELECT c.relnamespace FROM pg_class c JOIN sel ON sel.oid = c.oid) ORDER BY 3";
 
 /* Those alone whose types, operator classes or functions are used by what is mirrored. */
 static const char extensions_sql[] =
@@ -42,7 +42,7 @@ static const char collations_sql[] =
     " WHERE l.oid >= " OBJ_USER " AND NOT EXISTS (SELECT FROM ext e WHERE e.classid = 'pg_collation'::regclass AND e.objid = l.oid)"
     " AND l.oid IN (SELECT objid FROM uses WHERE classid = 'pg_collation'::regclass"
     "  UNION SELECT a.attcollation FROM pg_attribute a JOIN sel ON sel.oid = a.attrelid"
-    "  UNION SELECT t.typcollation FROM pg_type t JOIN types USING (oid)"
+    "  UNION SELECT t.typcollation FROM pg_type t JOIN types ON types.oid = t.oid"
     "  UNION SELECT a.attcollation FROM types t JOIN pg_type y ON y.oid = t.oid AND y.typtype = 'c'"
     "   JOIN pg_attribute a ON a.attrelid = y.typrelid) ORDER BY l.oid";
 
@@ -50,7 +50,7 @@ static const char collations_sql[] =
  * which is not mirrored: these are optional and stand alone. */
 static const char types_sql[] =
     OBJ_WITH OBJ_TYPES
-    ", named AS (SELECT t.*, ty.depth, n.nspname, quote_ident(n.nspname) || '.' || quote_ident(t.typname) AS qname"
+    ", named AS (SELECT @oid_of_t@t.*, ty.depth, n.nspname, quote_ident(n.nspname) || '.' || quote_ident(t.typname) AS qname"
     "  FROM types ty JOIN pg_type t ON t.oid = ty.oid JOIN pg_namespace n ON n.oid = t.typnamespace"
     "  WHERE t.oid >= " OBJ_USER
     "  AND NOT EXISTS (SELECT FROM ext e WHERE e.classid = 'pg_type'::regclass AND e.objid = t.oid)),"

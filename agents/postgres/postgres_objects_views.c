@@ -34,7 +34,7 @@ static const char reads_sql[] =
 static const char behind_sql[] =
     OBJ_WITH
     ", v AS (SELECT c.oid, c.relkind, n.nspname, c.relname, " OBJ_NAME("n", "c") " AS qname FROM sel JOIN pg_class c"
-    "  USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace),"
+    "  ON c.oid = sel.oid JOIN pg_namespace n ON n.oid = c.relnamespace),"
     " made(step, oid, sub, kind, ns, name, def) AS ("
     " SELECT 1, i.indexrelid, 0, 'index', v.nspname, x.relname, pg_get_indexdef(i.indexrelid) FROM pg_index i"
     "  JOIN v ON v.oid = i.indrelid JOIN pg_class x ON x.oid = i.indexrelid WHERE i.indisvalid"
