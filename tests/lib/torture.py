@@ -87,6 +87,23 @@ VALUES = {
     "tt.mail": ["a@b.c"],
 }
 
+# Types and values that came with a later version than 10.
+SINCE = {"tt.line3": 11, "tt.pos[]": 11, "xid8": 13, "pg_snapshot": 13, "int4multirange": 14, "datemultirange": 14, "numeric(5,-2)": 15}
+SINCE_VALUES = {("numeric", "Infinity"): 14, ("numeric", "-Infinity"): 14, ('"char"', "\\303"): 15}
+
+
+def known(source, target=None):
+    """What servers of these major versions have both. From 14 on a range type is made with its multirange's name."""
+    oldest = min(source, target or source)
+    without = {kind for kind, since in SINCE.items() if since > oldest}
+    if oldest < 12:  # the same number is another text from 12 on, which a comparison of texts calls a difference
+        without |= {"real", "double precision", "point"}
+    if oldest < 14 <= source:
+        without |= {kind for kind in VALUES if kind.startswith("tt.span")}
+    return {kind: [v for v in values if SINCE_VALUES.get((kind, v), 0) <= oldest]
+            for kind, values in VALUES.items() if kind not in without}
+
+
 TYPES = """
 create schema tt;
 create type tt.mood as enum ('sad', 'it''s "ok"', '');
@@ -104,39 +121,39 @@ def column(n):
     return f"c{n}"
 
 
-def create():
+def create(types=VALUES):
     """One table for each type (so that a failure names it), with a key, and one wide table of all."""
-    out = [TYPES]
-    for n, (kind, _) in enumerate(VALUES.items()):
+    out = [TYPES if "tt.line3" in types else TYPES.replace("create domain tt.line3 as tt.point3;", "")]
+    for n, kind in enumerate(types):
         default = " default 'd@e.f'" if kind == "tt.mail" else ""
         out.append(f'create table tt."T {n}" (id int primary key, "V al" {kind}{default});')
         out.append(f'create table tt.full{n} ("V al" {kind}{default}, n int); alter table tt.full{n} replica identity full;')
-    columns = ", ".join(f"{column(n)} {kind}" for n, kind in enumerate(VALUES) if kind != "tt.mail")
+    columns = ", ".join(f"{column(n)} {kind}" for n, kind in enumerate(types) if kind != "tt.mail")
     out.append(f"create table tt.wide (id int primary key, {columns});")
     return "\n".join(out)
 
 
-def insert(cur, first):
+def insert(cur, first, types=VALUES):
     """Each value of each type as a row; also NULL, and the same rows without a key, twice."""
-    for n, (kind, values) in enumerate(VALUES.items()):
+    for n, (kind, values) in enumerate(types.items()):
         for i, value in enumerate(values):
             cur.execute(f'insert into tt."T {n}" values (%s, %s)', (first + i, value))
             cur.execute(f"insert into tt.full{n} values (%s, 1), (%s, 1)", (value, value))
         if kind != "tt.mail":
             cur.execute(f'insert into tt."T {n}" values (%s, null)', (first + 90,))
             cur.execute(f"insert into tt.full{n} values (null, 1), (null, null)")
-    kinds = [k for k in VALUES if k != "tt.mail"]
+    kinds = [k for k in types if k != "tt.mail"]
     cur.execute(f"insert into tt.wide values ({', '.join(['%s'] * (len(kinds) + 1))})",
-                [first] + [VALUES[k][0] for k in kinds])
+                [first] + [types[k][0] for k in kinds])
 
 
-def change(cur):
+def change(cur, types=VALUES):
     """Each value moves to another row, by key and without one; one of two equal rows goes."""
-    for n, (kind, values) in enumerate(VALUES.items()):
+    for n in range(len(types)):
         cur.execute(f'update tt."T {n}" a set "V al" = b."V al" from tt."T {n}" b where b.id = a.id + 1 and a.id < 50')
         cur.execute(f"update tt.full{n} set n = 2 where ctid = (select min(ctid) from tt.full{n} where n = 1)")
         cur.execute(f"delete from tt.full{n} where ctid = (select max(ctid) from tt.full{n} where n = 1)")
 
 
-def tables():
-    return [f'tt."T {n}"' for n in range(len(VALUES))] + [f"tt.full{n}" for n in range(len(VALUES))] + ["tt.wide"]
+def tables(types=VALUES):
+    return [f'tt."T {n}"' for n in range(len(types))] + [f"tt.full{n}" for n in range(len(types))] + ["tt.wide"]
