@@ -149,7 +149,8 @@ SS_MUST ss_status ss_postgres_publication_ensure(PGconn *conn, const ss_source_e
  * index: that index; full: the primary key if there is one; nothing: the primary key too (inserts
  * only, identity NONE), for digests and chunks. Lives as long as the arena. SS_STOP SS-PG-0030 when
  * the relation is gone. */
-SS_MUST ss_status ss_postgres_schema_load(PGconn *conn, uint32_t relid, ss_arena *arena,
-                                          Sidespool__Schema **ret, ss_error *reterr);
+SS_MUST ss_status ss_postgres_schemas_load(PGconn *conn, const uint32_t *relids, size_t count,
+                                           ss_arena *arena, Sidespool__Schema **ret,
+                                           ss_error *reterr);
 
 #endif

@@ -30,6 +30,7 @@
 #include <sys/random.h>
 
 #define HAND_OVER_BYTES (256u << 10)
+#define SCHEMAS_AT_ONCE 100
 #define LOCK_MS "2000"
 #define LOCK_TRIES_MOST 30 /* of a digest, which has nobody to ask whether it is still wanted */
 #define WIDE_ROW_BYTES (8u << 20) /* above this, buffers are given back after the row */
@@ -178,23 +179,43 @@ static ss_status columns_text(ss_snapshot *snapshot, const Sidespool__Schema *sc
     return status;
 }
 
-static ss_status table_load(ss_snapshot *snapshot, const ss_postgres_table *from, ss_buf *packed, ss_error *reterr) {
+static ss_status table_take(ss_snapshot *snapshot, const ss_postgres_table *from, ss_error *reterr) {
     ss_snapshot_table *to = &snapshot->tables[snapshot->count];
     ss_postgres_source_table *table = &snapshot->sources[snapshot->count];
-    ss_status status = ss_postgres_schema_load(snapshot->holder, from->relid, snapshot->arena, &to->schema, reterr);
-    if (status != SS_OK)
-        return status;
-    ss_buf_clear(packed);
-    to->schema_id = ss_schema_seal(to->schema, packed);
     to->rows_estimate = from->rows_estimate;
     to->bytes_estimate = from->bytes_estimate;
     table->relid = from->relid;
     table->place = ss_arena_printf(snapshot->arena, "%s.%s", from->ns, from->name);
     to->id = ss_arena_printf(snapshot->arena, "%" PRIu32, from->relid);
-    if (packed->bad || table->place == NULL || to->id == NULL)
+    if (table->place == NULL || to->id == NULL)
         return no_memory(reterr);
     snapshot->count++;
-    return columns_text(snapshot, to->schema, table, reterr);
+    return SS_OK;
+}
+
+/* Many at once, for the round trips; not all, for the memory that the answer takes. */
+static ss_status schemas_load(ss_snapshot *snapshot, ss_error *reterr) {
+    uint32_t relids[SCHEMAS_AT_ONCE];
+    Sidespool__Schema *schemas[SCHEMAS_AT_ONCE];
+    ss_status status = SS_OK;
+    ss_buf packed;
+    ss_buf_init(&packed);
+    for (size_t from = 0; from < snapshot->count && status == SS_OK; from += SCHEMAS_AT_ONCE) {
+        size_t count = snapshot->count - from < SCHEMAS_AT_ONCE ? snapshot->count - from : SCHEMAS_AT_ONCE;
+        for (size_t i = 0; i < count; i++)
+            relids[i] = snapshot->sources[from + i].relid;
+        status = ss_postgres_schemas_load(snapshot->holder, relids, count, snapshot->arena, schemas, reterr);
+        for (size_t i = 0; i < count && status == SS_OK; i++) {
+            ss_snapshot_table *to = &snapshot->tables[from + i];
+            ss_buf_clear(&packed);
+            to->schema = schemas[i];
+            to->schema_id = ss_schema_seal(to->schema, &packed);
+            status = packed.bad ? no_memory(reterr)
+                                : columns_text(snapshot, to->schema, &snapshot->sources[from + i], reterr);
+        }
+    }
+    ss_buf_done(&packed);
+    return status;
 }
 
 static bool asked_for(const ss_postgres_table *table, const char *name) {
@@ -231,8 +252,6 @@ static ss_status tables_load(ss_snapshot *snapshot, const char *const *tables, s
     ss_postgres_table *selected = NULL;
     size_t selected_count = 0;
     ss_postgres_publication publication;
-    ss_buf packed;
-    ss_buf_init(&packed);
     ss_status status = ss_postgres_tables_select(snapshot->holder, snapshot->env, false, snapshot->arena, &selected,
                                                  &selected_count, reterr);
     if (status == SS_OK)
@@ -242,29 +261,25 @@ static ss_status tables_load(ss_snapshot *snapshot, const char *const *tables, s
         status = all_selected(snapshot->env, selected, selected_count, tables, count, reterr);
     }
     if (status != SS_OK)
-        goto out;
+        return status;
     snapshot->tables = ss_arena_zalloc(snapshot->arena, (selected_count + 1) * sizeof *snapshot->tables);
     snapshot->sources = ss_arena_zalloc(snapshot->arena, (selected_count + 1) * sizeof *snapshot->sources);
     snapshot->selected = ss_arena_zalloc(snapshot->arena, (selected_count + 1) * sizeof *snapshot->selected);
-    if (snapshot->tables == NULL || snapshot->sources == NULL || snapshot->selected == NULL) {
-        status = no_memory(reterr);
-        goto out;
-    }
+    if (snapshot->tables == NULL || snapshot->sources == NULL || snapshot->selected == NULL)
+        return no_memory(reterr);
     for (size_t i = 0; status == SS_OK && i < selected_count; i++) {
         snapshot->selected[snapshot->selected_count++] = selected[i].relid;
         if (!wanted(&selected[i], tables, count))
             continue;
         status = selected[i].published
-                     ? table_load(snapshot, &selected[i], &packed, reterr)
+                     ? table_take(snapshot, &selected[i], reterr)
                      : ss_fail(reterr, SS_RETRY, "SS-PG-0111",
                                "table %s.%s was made while the snapshot was taken and is not published yet: it is "
                                "published, and a new snapshot taken",
                                selected[i].ns, selected[i].name);
     }
     snapshot->subset = snapshot->count < selected_count;
-out:
-    ss_buf_done(&packed);
-    return status;
+    return status == SS_OK ? schemas_load(snapshot, reterr) : status;
 }
 
 /* Durable before anybody hears of the snapshot, and so before any copy says that it is whole. If we die here, tables are

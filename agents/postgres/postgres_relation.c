@@ -69,7 +69,8 @@ enum {
     C_GENERATED,
     C_ATTIDENTITY,
     C_CANONICAL,
-    C_COMPARABLE
+    C_COMPARABLE,
+    C_RELID
 };
 
 static ss_status no_memory(ss_error *reterr) {
@@ -85,15 +86,18 @@ static const char proven_not_null[] =
     "a.attnotnull AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.conrelid = c.oid "
     "AND k.contype = 'n' AND k.conkey[1] = a.attnum AND NOT k.convalidated)";
 
-static ss_status table_query(PGconn *conn, uint32_t relid, PGresult **ret, ss_error *reterr) {
+/* Planning this takes longer than running it, so a copy asks for many tables at once. Rows of one
+ * table stand together, by oid. */
+static ss_status tables_query(PGconn *conn, const uint32_t *relids, size_t count, PGresult **ret,
+                              ss_error *reterr) {
     int version = PQserverVersion(conn);
-    char sql[5120], oid[16];
+    char sql[5120];
     snprintf(
         sql, sizeof sql,
         "SELECT w.nspname, w.relname, w.relkind, w.relreplident, w.attname, w.type, w.atttypmod,"
         " pg_catalog.format_type(w.type, w.atttypmod), w.attnotnull, w.is_primary, w.keyed, "
-        "w.generated, w.attidentity,%s"
-        " FROM (SELECT n.nspname, c.relname, c.relkind, c.relreplident, a.attnum, a.attname, "
+        "w.generated, w.attidentity,%s, w.oid"
+        " FROM (SELECT c.oid, n.nspname, c.relname, c.relkind, c.relreplident, a.attnum, a.attname, "
         "a.atttypid AS type,"
         "  a.atttypmod, %s AS attnotnull, a.attidentity, %s AS generated,"
         "  EXISTS (SELECT FROM pg_catalog.pg_index x WHERE x.indrelid = c.oid AND x.indisvalid AND "
@@ -108,13 +112,20 @@ static ss_status table_query(PGconn *conn, uint32_t relid, PGresult **ret, ss_er
         "  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
         "  LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT "
         "a.attisdropped"
-        "  WHERE c.oid = $1::pg_catalog.oid AND c.relkind IN ('r', 'p')) w%s ORDER BY w.attnum",
-        facts_columns, version >= 180000 ? proven_not_null : "a.attnotnull",
-        version >= 120000 ? "a.attgenerated <> ''" : "false", facts_joins);
-    snprintf(oid, sizeof oid, "%" PRIu32, relid);
-    const char *params[1] = {oid};
-    return ss_postgres_query(conn, "read a table's columns", sql, 1, params, PGRES_TUPLES_OK, ret,
-                             reterr);
+        "  WHERE c.oid = ANY ($1::pg_catalog.oid[]) AND c.relkind IN ('r', 'p')) w%s ORDER BY w.oid, "
+        "w.attnum",
+        facts_columns, version >= 180000 ? proven_not_null : "a.attnotnull", version >= 120000 ? "a.attgenerated <> ''" : "false", facts_joins);
+    ss_buf oids;
+    ss_buf_init(&oids);
+    for (size_t i = 0; i < count; i++)
+        ss_buf_printf(&oids, "%c%" PRIu32, i == 0 ? '{' : ',', relids[i]);
+    ss_buf_put_byte(&oids, '}');
+    const char *params[1] = {ss_buf_cstr(&oids)};
+    ss_status status = oids.bad ? no_memory(reterr)
+                                : ss_postgres_query(conn, "read a table's columns", sql, 1, params,
+                                                    PGRES_TUPLES_OK, ret, reterr);
+    ss_buf_done(&oids);
+    return status;
 }
 
 static Sidespool__Column *column_make(const PGresult *res, int row, ss_arena *arena) {
@@ -134,30 +145,38 @@ static Sidespool__Column *column_make(const PGresult *res, int row, ss_arena *ar
     return made->name && made->native_type && made->canonical && made->identity ? made : NULL;
 }
 
+static uint32_t relid_of(const PGresult *res, int row) {
+    return (uint32_t)strtoul(ss_postgres_value(res, row, C_RELID), NULL, 10);
+}
+
 /* *ret NULL: there is no such table. */
-static ss_status table_load(PGconn *conn, uint32_t relid, ss_arena *arena, struct table **ret,
-                            ss_error *reterr) {
-    PGresult *res;
-    ss_status status = table_query(conn, relid, &res, reterr);
-    if (status != SS_OK)
-        return status;
-    int rows = PQntuples(res);
-    struct table *out = NULL;
-    if (rows == 0)
-        goto out;
-    out = ss_arena_zalloc(arena, sizeof *out);
-    if (out)
-        out->columns = ss_arena_zalloc(arena, ((size_t)rows + 1) * sizeof *out->columns);
-    if (!out || !out->columns) {
-        status = no_memory(reterr);
-        goto out;
+static ss_status table_find(const PGresult *res, uint32_t relid, ss_arena *arena,
+                            struct table **ret, ss_error *reterr) {
+    int low = 0, high = PQntuples(res);
+    while (low < high) {
+        int middle = low + (high - low) / 2;
+        if (relid_of(res, middle) < relid)
+            low = middle + 1;
+        else
+            high = middle;
     }
-    out->ns = copy_text(arena, ss_postgres_value(res, 0, C_NS));
-    out->name = copy_text(arena, ss_postgres_value(res, 0, C_NAME));
-    out->kind = *ss_postgres_value(res, 0, C_KIND) == 'p' ? "partitioned" : "table";
-    out->identity = *ss_postgres_value(res, 0, C_IDENTITY);
+    int end = low;
+    while (end < PQntuples(res) && relid_of(res, end) == relid)
+        end++;
+    *ret = NULL;
+    if (low == end)
+        return SS_OK;
+    struct table *out = ss_arena_zalloc(arena, sizeof *out);
+    if (out)
+        out->columns = ss_arena_zalloc(arena, ((size_t)(end - low) + 1) * sizeof *out->columns);
+    if (!out || !out->columns)
+        return no_memory(reterr);
+    out->ns = copy_text(arena, ss_postgres_value(res, low, C_NS));
+    out->name = copy_text(arena, ss_postgres_value(res, low, C_NAME));
+    out->kind = *ss_postgres_value(res, low, C_KIND) == 'p' ? "partitioned" : "table";
+    out->identity = *ss_postgres_value(res, low, C_IDENTITY);
     bool bad = !out->ns || !out->name;
-    for (int row = 0; row < rows && !bad; row++) {
+    for (int row = low; row < end && !bad; row++) {
         if (PQgetisnull(res, row, C_COLUMN)) /* a table without columns */
             break;
         struct column *column = &out->columns[out->count++];
@@ -171,11 +190,19 @@ static ss_status table_load(PGconn *conn, uint32_t relid, ss_arena *arena, struc
         column->name = bad ? NULL : column->made->name;
     }
     if (bad)
-        status = no_memory(reterr);
-out:
+        return no_memory(reterr);
+    *ret = out;
+    return SS_OK;
+}
+
+static ss_status table_load(PGconn *conn, uint32_t relid, ss_arena *arena, struct table **ret,
+                            ss_error *reterr) {
+    PGresult *res;
+    ss_status status = tables_query(conn, &relid, 1, &res, reterr);
+    if (status != SS_OK)
+        return status;
+    status = table_find(res, relid, arena, ret, reterr);
     PQclear(res);
-    if (status == SS_OK)
-        *ret = out;
     return status;
 }
 
@@ -222,20 +249,23 @@ static Sidespool__Schema *schema_of_table(const struct table *table, ss_arena *a
     return schema;
 }
 
-ss_status ss_postgres_schema_load(PGconn *conn, uint32_t relid, ss_arena *arena,
-                                  Sidespool__Schema **ret, ss_error *reterr) {
-    struct table *table;
-    ss_status status = table_load(conn, relid, arena, &table, reterr);
+ss_status ss_postgres_schemas_load(PGconn *conn, const uint32_t *relids, size_t count,
+                                   ss_arena *arena, Sidespool__Schema **ret, ss_error *reterr) {
+    PGresult *res;
+    ss_status status = tables_query(conn, relids, count, &res, reterr);
     if (status != SS_OK)
         return status;
-    if (!table)
-        return ss_fail(reterr, SS_STOP, "SS-PG-0030",
-                       "the table with oid %" PRIu32 " is gone from the source", relid);
-    Sidespool__Schema *schema = schema_of_table(table, arena);
-    if (!schema)
-        return no_memory(reterr);
-    *ret = schema;
-    return SS_OK;
+    for (size_t i = 0; i < count && status == SS_OK; i++) {
+        struct table *table;
+        status = table_find(res, relids[i], arena, &table, reterr);
+        if (status == SS_OK && !table)
+            status = ss_fail(reterr, SS_STOP, "SS-PG-0030",
+                             "the table with oid %" PRIu32 " is gone from the source", relids[i]);
+        if (status == SS_OK && !(ret[i] = schema_of_table(table, arena)))
+            status = no_memory(reterr);
+    }
+    PQclear(res);
+    return status;
 }
 
 /* ---- from the wire
