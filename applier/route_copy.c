@@ -11,6 +11,10 @@
 #define CHUNK_TURN ((size_t)4 << 20)    /* loaded in one turn while other tables stream */
 #define CHUNK_ALONE ((size_t)32 << 20)  /* while nothing else goes on */
 #define ASK_AGAIN_MS 10000u
+/* Up to here a table shares its transaction with others: their indexes are built in no time. A larger one has its own, so that nobody
+ * waits meanwhile for a lock on a table that is loaded already. */
+#define TABLE_SMALL ((uint64_t)4 << 20)
+#define OBJECTS_TOGETHER 100u /* objects and tables of one transaction: the target's lock table is of a fixed size */
 
 enum { K_COPY_END = 9, K_COPY_ROWS = 10, K_COPY_TABLE = 11, K_OBJECT = 12 };
 
@@ -280,6 +284,7 @@ static ss_status flush(ss_route *r, ss_error *reterr) {
     ss_route_states_clean(r);
     c->dirty = false;
     c->bytes = 0;
+    c->objects = 0;
     return ss_progress_cursors(r, false, reterr);
 }
 
@@ -318,15 +323,18 @@ static ss_status load_object(ss_route *r, const Sidespool__Object *object, ss_er
             return SS_OK;
     }
     ss_status st = ss_route_target(r, r->ops->copy_object(r->target, object, reterr));
-    if (st == SS_OK)
+    if (st == SS_OK) {
         r->copy.dirty = true;
+        r->copy.objects++;
+    }
     return st;
 }
 
 static ss_status load_table_end(ss_route *r, const Sidespool__CopyTable *end, uint64_t sequence, ss_error *reterr) {
     if (!loading(r, end->ns, end->name, end->generation))
         return SS_OK;
-    ss_status st = flush(r, reterr); /* up to the record before */
+    bool small = end->bytes <= TABLE_SMALL;
+    ss_status st = small ? SS_OK : flush(r, reterr); /* up to the record before */
     if (st != SS_OK)
         return st;
     ss_route_schema *rs;
@@ -347,9 +355,11 @@ static ss_status load_table_end(ss_route *r, const Sidespool__CopyTable *end, ui
     p.copy_sequence = sequence;
     char name[140];
     snprintf(name, sizeof name, "%.60s.%.60s", end->ns, end->name);
-    ss_route_doing(r, "building keys and indexes of", name);
-    st = ss_route_target(r, r->ops->copy_table(r->target, rs->schema, &p, &state, reterr));
-    ss_route_doing(r, NULL, NULL);
+    if (!small)
+        ss_route_doing(r, "building keys and indexes of", name);
+    st = ss_route_target(r, r->ops->copy_table(r->target, rs->schema, small ? NULL : &p, &state, reterr));
+    if (!small)
+        ss_route_doing(r, NULL, NULL);
     if (st != SS_OK)
         return st;
     const char *ns = t->st.ns, *own = t->st.name;
@@ -358,7 +368,12 @@ static ss_status load_table_end(ss_route *r, const Sidespool__CopyTable *end, ui
     t->st.name = own;
     t->dirty = false;
     ss_route_states_changed(r);
-    r->progress = p;
+    if (small) {
+        r->copy.dirty = true;
+        r->copy.objects++;
+    } else {
+        r->progress = p;
+    }
     r->status_due = true;
     SS_LOG(SS_INFO, "table_loaded", SS_S("table", name), SS_U("rows", end->rows));
     return SS_OK;
@@ -459,7 +474,7 @@ ss_status ss_route_copy_step(ss_route *r, ss_error *reterr) {
     uint64_t until = ss_route_now_ms() + (alone ? 1000 : 200);
     bool more = false, did = false;
     ss_status st = SS_OK;
-    while (more || (c->bytes < most && ss_route_now_ms() < until)) {
+    while (more || (c->bytes < most && c->objects < OBJECTS_TOGETHER && ss_route_now_ms() < until)) {
         if (!c->held) {
             st = ss_reader_next(c->reader, &c->record, &c->sequence, reterr);
             if (st != SS_OK)

@@ -121,7 +121,8 @@ typedef struct {
     ss_status (*copy_object)(ss_target *target, const Sidespool__Object *object, ss_error *reterr); /* kept until its phase; the transaction ends with the next call of another kind or copy_flush */
     ss_status (*copy_rows)(ss_target *target, const Sidespool__Schema *schema, ss_bytes cells, uint32_t rows, bool more, ss_error *reterr);
     ss_status (*copy_flush)(ss_target *target, const ss_progress *progress, const ss_table_state *states, size_t count, ss_error *reterr);
-    /* All rows of the table are in: keys, indexes, constraints of the table ("table" objects). */
+    /* All rows of the table are in: keys, indexes, constraints of the table ("table" objects). progress NULL: in the transaction that is
+     * open, together with its rows and with the tables before and behind it; copy_flush ends it. */
     ss_status (*copy_table)(ss_target *target, const Sidespool__Schema *schema, const ss_progress *progress, ss_table_state *state, ss_error *reterr);
     /* Puts tables loaded beside in place (those whose state has beside set; the others stay as they are) and sets states, in one transaction. */
     ss_status (*copy_replace)(ss_target *target, const ss_table_state *states, size_t count, const ss_progress *progress, ss_error *reterr);

@@ -452,7 +452,8 @@ static ss_status end_table(ss_target *t, const Sidespool__Schema *schema,
     if (status == SS_OK)
         status = analyze(t, table, reterr);
     if (status == SS_OK)
-        status = flush(t, progress, state, 1, reterr);
+        status = progress != NULL ? flush(t, progress, state, 1, reterr)
+                                  : ss_tgt_put_state(t, state, reterr);
     ss_tgt_tables_forget(t); /* it has its keys now */
     return status;
 }

@@ -21,6 +21,7 @@ void ss_tgt_digest_close(void *digest) {
     digesting *d = digest;
     if (d == NULL)
         return;
+    ss_tgt_queries_forget(&d->target);
     PQfinish(d->target.conn);
     ss_buf_done(&d->target.sql);
     ss_buf_done(&d->cells);

@@ -211,6 +211,7 @@ static void tgt_close(ss_target *t) {
         return;
     ss_tgt_stmts_forget(t);
     ss_tgt_tables_forget(t);
+    ss_tgt_queries_forget(t);
     ss_tgt_link_free(t->link);
     PQfinish(t->conn);
     ss_buf_done(&t->sql);
@@ -272,9 +273,38 @@ ss_status ss_tgt_exec(ss_target *t, const char *what, const char *sql, ss_error 
     return status;
 }
 
+void ss_tgt_queries_forget(ss_target *t) {
+    for (size_t i = 0; i < t->query_count; i++)
+        free(t->queries[i]);
+    t->query_count = 0;
+}
+
+/* The answer to a fixed text with parameters, which the server holds from its first use on. */
+static PGresult *ask_prepared(ss_target *t, const char *sql, int count, const char *const *values) {
+    char name[24];
+    size_t at = 0;
+    while (at < t->query_count && strcmp(t->queries[at], sql) != 0)
+        at++;
+    snprintf(name, sizeof name, "q%zu", at);
+    if (at == t->query_count) {
+        char *own = at < SS_TGT_QUERIES ? strdup(sql) : NULL;
+        if (own == NULL)
+            return PQexecParams(t->conn, sql, count, NULL, values, NULL, NULL, 0);
+        PGresult *res = PQprepare(t->conn, name, sql, count, NULL);
+        if (PQresultStatus(res) != PGRES_COMMAND_OK) {
+            free(own);
+            return res;
+        }
+        PQclear(res);
+        t->queries[t->query_count++] = own;
+    }
+    return PQexecPrepared(t->conn, name, count, values, NULL, NULL, 0);
+}
+
 ss_status ss_tgt_query(ss_target *t, const char *what, const char *sql, int count,
                        const char *const *values, PGresult **ret, ss_error *reterr) {
-    PGresult *res = PQexecParams(t->conn, sql, count, NULL, values, NULL, NULL, 0);
+    PGresult *res = count > 0 ? ask_prepared(t, sql, count, values)
+                              : PQexecParams(t->conn, sql, 0, NULL, NULL, NULL, NULL, 0);
     ExecStatusType got = PQresultStatus(res);
     if (got != PGRES_COMMAND_OK && got != PGRES_TUPLES_OK) {
         ss_status status = ss_tgt_error(t->conn, res, what, reterr);

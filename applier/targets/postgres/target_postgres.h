@@ -86,6 +86,7 @@ typedef struct {
 
 #define SS_TGT_STMT_MOST 512
 #define SS_TGT_STMT_SLOTS 1024
+#define SS_TGT_QUERIES 64
 
 typedef struct ss_tgt_link ss_tgt_link;
 struct ss_target {
@@ -109,6 +110,9 @@ struct ss_target {
 
     ss_tgt_answer *answers;
     size_t answer_count, answer_cap;
+
+    char *queries[SS_TGT_QUERIES]; /* prepared by ss_tgt_query as q0, q1… */
+    size_t query_count;
 
     ss_buf sql, key, params; /* scratch */
     const char **values;
@@ -144,8 +148,11 @@ SS_MUST ss_status ss_tgt_nomem(ss_error *reterr);
 /* ---- plain statements (target_open.c)
  * ------------------------------------------------------------------------------ */
 SS_MUST ss_status ss_tgt_exec(ss_target *t, const char *what, const char *sql, ss_error *reterr);
+/* With parameters `sql` is one of our own fixed texts: it is prepared at its first use, since planning takes longer than
+ * running it. */
 SS_MUST ss_status ss_tgt_query(ss_target *t, const char *what, const char *sql, int count,
                                const char *const *values, PGresult **ret, ss_error *reterr);
+void ss_tgt_queries_forget(ss_target *t); /* of a connection that is being closed */
 SS_MUST ss_status ss_tgt_begin(ss_target *t, ss_error *reterr);
 SS_MUST ss_status ss_tgt_commit(ss_target *t, ss_error *reterr);
 SS_MUST ss_status ss_tgt_connect(const ss_tgt_options *options, const char *purpose, PGconn **ret,
