@@ -185,7 +185,7 @@ class Backlog:
         deadline = time.monotonic() + timeout
         while True:
             status = self.agent_status()
-            self.committed = status["committed"] if status else 0
+            self.goal = status["last_change"] if status else 0
             if status and status.get("position") and lsn(status["position"]) > lsn(self.before):
                 return status
             if not self.world.agent.alive() or time.monotonic() > deadline:
@@ -245,13 +245,12 @@ class Backlog:
         return meter
 
     def apply_ours(self, run):
-        """The applier from its start until the target's own progress holds all of the spool. The agent rests."""
+        """The applier from its start until the target's own progress holds the last change of the spool. The agent rests."""
         name = self.clone()
         self.world.db, source_db = name, self.world.db
         self.world.write_config()
         self.world.db = source_db
         self.bench.settle()
-        goal = self.committed
         with Meter(target=self.target.pid) as meter:
             applier = self.world.start_applier()
             meter.add(applier=applier.pid)
@@ -260,7 +259,7 @@ class Backlog:
             deadline = time.monotonic() + 1800
             while True:
                 cursor.execute("select max(sequence) from sidespool.progress")
-                if cursor.fetchone()[0] >= goal:
+                if cursor.fetchone()[0] >= self.goal:
                     break
                 if not applier.alive() or time.monotonic() > deadline:
                     raise RuntimeError(applier.tail())
