@@ -44,6 +44,10 @@ SS_MUST ss_status ss_record_get(ss_bytes bytes, ss_arena *arena, const char *pla
 /* A view of a decoded Change; arrays in the arena. Cells of kind PIECES are left for the caller to fill. */
 SS_MUST ss_status ss_record_change(const Sidespool__Change *message, ss_arena *arena, ss_change *ret, ss_error *reterr);
 
+/* Both in one, for a Change in the form in which our encoder writes it. The views point into a copy in the arena. false: `bytes` is something
+ * else, or damaged, or more than the arena may hold; ss_record_get tells. */
+bool ss_record_view_change(ss_bytes bytes, ss_arena *arena, ss_change *ret);
+
 /* Schemas. The id is XXH3-64 of the packed message with id = 0, so equal schemas have equal ids on every restart. */
 uint64_t ss_schema_seal(Sidespool__Schema *schema, ss_buf *out); /* sets id, appends the packed message to out */
 /* Schemas stand outside the frames' checksums: their id is what shows damage. */
