@@ -48,12 +48,17 @@ typedef struct {
 typedef struct { uint64_t hash; uint32_t stamp, ref; } place;
 #define REF_TABLE 0x80000000u
 
+/* A slot by where its key stands in the target's index. */
+#define RANKS 2
+typedef struct { uint64_t ranks[RANKS]; uint32_t slot; } place_in_order;
+
 typedef struct {
     Sidespool__Op op;
     uint64_t hash;
     const uint8_t *kinds;
     size_t count, filled;
     const ss_row **keys, **rows;
+    place_in_order *order; /* UPDATE, DELETE */
 } pending_group;
 
 struct ss_batcher {
@@ -498,18 +503,51 @@ static bool groups_alloc(ss_batcher *b) {
         pending_group *g = &b->groups[i];
         g->keys = g->op == SIDESPOOL__OP__OP_INSERT ? NULL : ss_arena_alloc(b->arena, sizeof *g->keys * g->count);
         g->rows = g->op == SIDESPOOL__OP__OP_DELETE ? NULL : ss_arena_alloc(b->arena, sizeof *g->rows * g->count);
-        if ((!g->keys && g->op != SIDESPOOL__OP__OP_INSERT) || (!g->rows && g->op != SIDESPOOL__OP__OP_DELETE))
+        g->order = g->op == SIDESPOOL__OP__OP_INSERT ? NULL : ss_arena_alloc(b->arena, sizeof *g->order * g->count);
+        if ((!g->order && g->op != SIDESPOOL__OP__OP_INSERT) || (!g->keys && g->op != SIDESPOOL__OP__OP_INSERT) ||
+            (!g->rows && g->op != SIDESPOOL__OP__OP_DELETE))
             return false;
     }
     return true;
 }
 
-static void group_fill(pending_group *g, const ss_row *key, const ss_row *row) {
-    if (g->keys)
-        g->keys[g->filled] = key;
-    if (g->rows)
-        g->rows[g->filled] = row;
-    g->filled++;
+/* Where a key cell stands: whole numbers by their value, all else by its first bytes. Equal ranks may still be other keys. */
+static uint64_t rank_of(const Sidespool__Column *column, ss_bytes cell) {
+    uint64_t rank = 0;
+    if (strcmp(column->canonical, "int") != 0) {
+        for (size_t i = 0; i < 8; i++)
+            rank = rank << 8 | (i < cell.len ? cell.ptr[i] : 0);
+        return rank;
+    }
+    bool minus = cell.len && cell.ptr[0] == '-';
+    for (size_t i = minus; i < cell.len; i++)
+        rank = rank * 10 + (uint64_t)(cell.ptr[i] - '0');
+    return (minus ? 0 - rank : rank) ^ UINT64_C(1) << 63;
+}
+
+static int compare_places(const void *a, const void *b) {
+    const place_in_order *x = a, *y = b;
+    for (uint32_t i = 0; i < RANKS; i++)
+        if (x->ranks[i] != y->ranks[i])
+            return x->ranks[i] < y->ranks[i] ? -1 : 1;
+    return x->slot < y->slot ? -1 : x->slot > y->slot; /* as they came */
+}
+
+/* UPDATEs and DELETEs by key: neighbours in the target's index and pages are then met together, each page is read and written once
+ * for all its rows, and two routes or programs that write there meet the rows in one order. INSERTs stay in the order of the source. */
+static void group_in_order(ss_batcher *b, const work *t, pending_group *g) {
+    for (size_t i = 0; i < g->filled; i++) {
+        const slot *s = &b->slots[g->order[i].slot];
+        for (uint32_t k = 0; k < RANKS; k++)
+            g->order[i].ranks[k] = k < t->key_count ? rank_of(t->schema->columns[t->key_columns[k]], s->key[k]) : 0;
+    }
+    qsort(g->order, g->filled, sizeof *g->order, compare_places);
+    for (size_t i = 0; i < g->filled; i++) {
+        slot *s = &b->slots[g->order[i].slot];
+        g->keys[i] = s->old_key;
+        if (g->rows)
+            g->rows[i] = &s->row;
+    }
 }
 
 /* Tables with a key: each slot into its group. false: out of memory. */
@@ -534,9 +572,18 @@ static bool group_slots(ss_batcher *b, work *t) {
     }
     if (!groups_alloc(b))
         return false;
-    for (uint32_t i = t->first_slot; i != NO_SLOT; i = b->slots[i].next)
-        if (b->slots[i].group != NO_SLOT)
-            group_fill(&b->groups[b->slots[i].group], b->slots[i].old_key, &b->slots[i].row);
+    for (uint32_t i = t->first_slot; i != NO_SLOT; i = b->slots[i].next) {
+        if (b->slots[i].group == NO_SLOT)
+            continue;
+        pending_group *g = &b->groups[b->slots[i].group];
+        if (g->order)
+            g->order[g->filled++].slot = i;
+        else
+            g->rows[g->filled++] = &b->slots[i].row;
+    }
+    for (size_t i = 0; i < b->group_count; i++)
+        if (b->groups[i].order)
+            group_in_order(b, t, &b->groups[i]);
     return true;
 }
 
@@ -556,7 +603,7 @@ static bool group_inserts(ss_batcher *b, work *t) {
                 return true;
             }
             if (pass)
-                group_fill(&b->groups[g], NULL, &c->change.after);
+                b->groups[g].rows[b->groups[g].filled++] = &c->change.after;
         }
         if (!pass && !groups_alloc(b))
             return false;

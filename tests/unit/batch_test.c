@@ -278,6 +278,40 @@ static void test_groups_say_which_columns(void **unused) {
     ss_batcher_free(b);
 }
 
+/* UPDATEs and DELETEs meet the target's index in its order; INSERTs stay as the source made them. */
+static void test_work_is_in_the_order_of_keys(void **unused) {
+    (void)unused;
+    static const int keys[] = {7, 100, 9, 12, 1, 1000};
+    static const int sorted[] = {1, 7, 9, 12, 100, 1000};
+    enum { N = sizeof keys / sizeof *keys };
+    Sidespool__Schema s = schema_of("one", true);
+    ss_batcher *b = ss_batcher_new(0);
+    for (int number = 1; number >= 0; number--) {
+        for (int i = 0; i < 2; i++)
+            columns[i].canonical = (char *)(uintptr_t)(number ? "int" : "text");
+        for (int i = 0; i < N; i++) {
+            add(b, &s, SIDESPOOL__OP__OP_UPDATE, -1, keys[i], 1);
+            add(b, &s, SIDESPOOL__OP__OP_DELETE, 2000 + keys[i], -1, 2);
+            add(b, &s, SIDESPOOL__OP__OP_INSERT, -1, 5000 + keys[i], 3);
+        }
+        const ss_batch_table *t = only_table(b);
+        assert_int_equal(t->group_count, 3);
+        for (int i = 0; i < N; i++) {
+            const ss_row *deleted = t->groups[0].keys[i], *updated = t->groups[1].keys[i];
+            if (number) {
+                assert_int_equal(cell_of(deleted, 0), 2000 + sorted[i]);
+                assert_int_equal(cell_of(updated, 0), sorted[i]);
+            } else if (i > 0) {
+                assert_true(strcmp((const char *)t->groups[1].keys[i - 1]->cells[0].ptr, (const char *)updated->cells[0].ptr) < 0);
+            }
+            assert_int_equal(cell_of(t->groups[1].rows[i], 0), cell_of(updated, 0));
+            assert_int_equal(cell_of(t->groups[2].rows[i], 0), 5000 + keys[i]);
+        }
+        ss_batcher_reset(b);
+    }
+    ss_batcher_free(b);
+}
+
 static void test_tables_without_key(void **unused) {
     (void)unused;
     ss_batcher *b = ss_batcher_new(0);
@@ -314,6 +348,7 @@ int main(void) {
         cmocka_unit_test(test_net_effect),
         cmocka_unit_test(test_swapped_and_chained_keys_go_in_order),
         cmocka_unit_test(test_groups_say_which_columns),
+        cmocka_unit_test(test_work_is_in_the_order_of_keys),
         cmocka_unit_test(test_tables_without_key),
         cmocka_unit_test(test_what_a_source_would_not_send_goes_in_order),
     };
