@@ -21,6 +21,7 @@ typedef struct {
     const void *target_options;  /* the struct that target->options filled */
     bool adopt;
     ss_on_gap on_gap;
+    size_t batch_records; /* changes in one batch; 0: SS_BATCH_RECORDS. Not in the file: tests set it */
     ss_place place; /* of the route in the file */
 } ss_route_config;
 

@@ -44,6 +44,8 @@ void ss_route_doing(ss_route *r, const char *what, const char *table) {
 void ss_route_session_close(ss_route *r) {
     if (r->batcher)
         ss_batcher_reset(r->batcher);
+    if (r->spare)
+        ss_batcher_reset(r->spare);
     ss_intake_close(&r->stream);
     ss_intake_close(&r->catchup);
     ss_route_copy_close(r);

@@ -3,7 +3,8 @@
  * The flow: intake (read, decode, select what this route applies) -> batch (net effect) -> the target's apply -> progress, cursors.
  * Beside it: copies (route_copy.c), the catch-up of copied tables (route_catchup.c), verify (route_verify.c).
  *
- * One thread runs all of it, blocking; only verify has a thread of its own, which touches nothing but its ss_verify.
+ * One thread runs all of it, blocking. Two things have threads of their own: verify, which touches nothing but its ss_verify, and the
+ * target's apply while the stream is behind (route_worker.c), so that the next batch is ready when the one before is in.
  * The truth is what the target keeps: whenever anything fails, the session is closed, opened again and read anew, and the
  * stream goes on behind the target's own progress. So nothing here has to be undone after a failure. */
 #ifndef SIDESPOOL_ROUTE_H
@@ -11,15 +12,19 @@
 
 #include "applier/applier_config.h"
 #include "applier/batch.h"
+#include "applier/route_worker.h"
 #include "sidespool/log.h"
 #include "sidespool/spool.h"
 #include "sidespool/target.h"
 #include <jansson.h>
 #include <stdatomic.h>
 
-#define SS_BATCH_BYTES ((size_t)8 << 20)
-#define SS_BATCH_RECORDS 10000u
-#define SS_BATCH_AGE_MS 200u
+#define SS_BATCH_BYTES ((size_t)64 << 20) /* of decoded changes; there are two batches, one being filled and one being applied */
+#define SS_BATCH_RECORDS 200000u
+#define SS_BATCH_LONG_MS 2000u /* a batch that takes the target longer makes the next ones smaller */
+#define SS_BATCH_LEAST 1000u /* so few are handed over to a target that has nothing to do */
+#define SS_BATCH_AGE_MS 200u /* a batch is not filled for longer, unless the target is busy with the one before */
+#define SS_AHEAD_MS 2000u /* so long batches follow each other, each prepared while the one before is applied; then the loop turns */
 #define SS_ROUTE_MAX_MESSAGE ((size_t)1 << 30)
 #define SS_ROUTE_BATCH_MEMORY (((size_t)4 << 30) + ((size_t)64 << 20)) /* a batch and one largest message, decoded */
 
@@ -74,6 +79,13 @@ typedef struct {
     uint64_t began;            /* sequence of the Begin */
     bool partial_open;         /* sub-batches of the transaction at hand lie in an open target transaction */
     bool failed_apply;
+    struct {
+        bool open;             /* a batch is with the worker: nobody else uses the target before ss_intake_settle */
+        bool failed;           /* it was refused */
+        bool partial;
+        size_t changes;
+        ss_progress progress;
+    } sent;
     char position[512];
     int64_t as_of;
     ss_route_piece *pieces;
@@ -124,6 +136,9 @@ typedef struct ss_route {
     char target_server[64];    /* what the last open one said it is; "": none was open yet */
     ss_cursors *cursors;
     ss_batcher *batcher;
+    size_t batch_most;         /* changes in one batch, as fast as the target is */
+    ss_batcher *spare;         /* that of the batch which is with the worker */
+    ss_worker *worker;
     ss_arena *scratch;         /* one record at a time */
     ss_arena *schema_arena;
     ss_progress progress;      /* as the target has it */
@@ -231,6 +246,8 @@ ss_status ss_intake_open(ss_route *r, ss_intake *in, bool catchup, uint64_t from
 void ss_intake_close(ss_intake *in);
 /* Reads and applies one batch. SS_BUSY: nothing to do now. */
 ss_status ss_intake_run(ss_route *r, ss_intake *in, ss_error *reterr) SS_MUST;
+/* Waits for the batch that is with the worker, if there is one, and takes note of it. None is left when ss_intake_run returns. */
+ss_status ss_intake_settle(ss_route *r, ss_intake *in, ss_error *reterr) SS_MUST;
 /* The kind of an encoded record without decoding it: its field number in Record; 0: none. */
 unsigned ss_record_kind(ss_bytes record);
 

@@ -34,8 +34,11 @@ static bool peek_schema(ss_bytes record, uint64_t *ret) {
     return true;
 }
 
+static size_t batch_records(const ss_route *r) { return r->conf->batch_records ? r->conf->batch_records : SS_BATCH_RECORDS; }
+
 ss_status ss_intake_open(ss_route *r, ss_intake *in, bool catchup, uint64_t from, ss_error *reterr) {
     ss_intake_close(in);
+    r->batch_most = batch_records(r);
     *in = (ss_intake){.catchup = catchup, .whole = from - 1};
     return ss_reader_open(r->config->spool_path, r->conf->source, SS_LOG_STREAM, from, &in->reader, reterr);
 }
@@ -87,10 +90,67 @@ static void batch_clear(ss_route *r) {
     r->batch++;
 }
 
-/* Hands the batch to the target: whole (progress moves to in->whole) or as a part of the transaction at hand. */
-static ss_status apply(ss_route *r, ss_intake *in, bool partial, ss_error *reterr) {
+/* Large batches cost least for each change, but one is not to keep the target busy for long (rows found without an index, a far-away server):
+ * a stop would wait for it, and a lost connection would undo it. */
+static void adapt(ss_route *r, size_t changes, uint64_t took_ms) {
+    if (took_ms > SS_BATCH_LONG_MS) {
+        size_t fits = (size_t)((double)changes * SS_BATCH_LONG_MS / (double)took_ms);
+        r->batch_most = fits > SS_BATCH_LEAST ? fits : SS_BATCH_LEAST;
+    } else if (took_ms < SS_BATCH_LONG_MS / 4) {
+        r->batch_most *= 2;
+    }
+    if (r->batch_most > batch_records(r))
+        r->batch_most = batch_records(r);
+}
+
+/* A batch is in: its transaction has been committed, or it is a part of one that is open. */
+static ss_status applied(ss_route *r, bool partial, size_t changes, uint64_t took_ms, const ss_progress *progress, ss_error *reterr) {
+    r->applied_total += changes;
+    adapt(r, changes, took_ms);
+    if (partial)
+        return SS_OK;
+    ss_route_states_clean(r);
+    r->progress = *progress;
+    r->progress_dirty = false;
+    r->wrote_ms = ss_route_now_ms();
+    return ss_progress_cursors(r, false, reterr);
+}
+
+ss_status ss_intake_settle(ss_route *r, ss_intake *in, ss_error *reterr) {
+    if (!in->sent.open)
+        return SS_OK;
+    uint64_t took_ms = 0;
+    ss_status st = ss_route_target(r, ss_worker_wait(r->worker, &took_ms, reterr));
+    in->sent.open = false;
+    in->sent.failed = st != SS_OK;
+    ss_batcher_reset(r->spare);
+    return st == SS_OK ? applied(r, in->sent.partial, in->sent.changes, took_ms, &in->sent.progress, reterr) : st;
+}
+
+/* Whether the next batch may be prepared while this one is applied: only in the plain case, where nothing but batches is asked of the
+ * target, and not while a bad transaction is looked for. */
+static bool may_run_ahead(ss_route *r, const ss_intake *in) {
+    return !in->catchup && ss_route_all_ready(r) && in->sequence > r->careful_until;
+}
+
+static void hand_over(ss_route *r, ss_intake *in, const ss_batch *batch) {
+    in->sent.open = true;
+    in->sent.partial = batch->partial;
+    in->sent.changes = ss_batcher_changes(r->batcher);
+    in->sent.progress = batch->progress;
+    ss_worker_apply(r->worker, r->ops, r->target, batch);
+    ss_batcher *other = r->spare;
+    r->spare = r->batcher;
+    r->batcher = other;
+}
+
+/* Hands the batch to the target: whole (progress moves to in->whole) or as a part of the transaction at hand. `more`: other batches
+ * follow at once, so this one need not be awaited. */
+static ss_status apply(ss_route *r, ss_intake *in, bool partial, bool more, ss_error *reterr) {
     ss_batch batch = {.partial = partial, .freshness = ss_route_state_name(ss_route_state_now(r)), .beside = in->catchup ? "catch_up" : NULL};
     ss_status st = ss_batcher_tables(r->batcher, &batch.tables, &batch.table_count, reterr);
+    if (st == SS_OK)
+        st = ss_intake_settle(r, in, reterr);
     if (st != SS_OK)
         return st;
     batch.progress = r->progress;
@@ -107,27 +167,27 @@ static ss_status apply(ss_route *r, ss_intake *in, bool partial, ss_error *reter
                 memcpy(batch.progress.position, in->position, sizeof batch.progress.position);
         }
     }
+    size_t changes = ss_batcher_changes(r->batcher);
+    bool ahead = more && may_run_ahead(r, in);
+    uint64_t began_ms = ss_route_now_ms();
     in->failed_apply = true;
-    st = ss_route_target(r, r->ops->apply(r->target, &batch, reterr));
+    if (ahead)
+        hand_over(r, in, &batch);
+    else
+        st = ss_route_target(r, r->ops->apply(r->target, &batch, reterr));
     if (st != SS_OK)
         return st;
     in->failed_apply = false;
     in->partial_open = partial;
-    r->applied_total += ss_batcher_changes(r->batcher);
     batch_clear(r);
-    if (partial)
-        return SS_OK;
-    in->transactions = 0;
-    ss_route_states_clean(r);
-    r->progress = batch.progress;
-    r->progress_dirty = false;
-    r->wrote_ms = ss_route_now_ms();
-    return ss_progress_cursors(r, false, reterr);
+    if (!partial)
+        in->transactions = 0;
+    return ahead ? SS_OK : applied(r, partial, changes, ss_route_now_ms() - began_ms, &batch.progress, reterr);
 }
 
 /* A sub-batch of the transaction at hand. Between two of them commands are read, but nothing else touches the target. */
 static ss_status apply_part(ss_route *r, ss_intake *in, ss_error *reterr) {
-    ss_status st = apply(r, in, true, reterr);
+    ss_status st = apply(r, in, true, true, reterr);
     if (st == SS_OK && ss_route_tick(r))
         return ss_fail(reterr, SS_RETRY, "SS-ROUTE-0014", "the route is ending; the transaction at hand is rolled back and applied at the next start");
     return st;
@@ -151,7 +211,10 @@ static ss_status compare(ss_route *r, ss_intake *in, ss_route_schema *rs, bool *
     if (rs->compared)
         return SS_OK;
     ss_route_table *t = &r->tables[rs->table];
-    ss_status st = ss_route_target(r, r->ops->compare_schema(r->target, rs->schema, reterr));
+    ss_status st = ss_intake_settle(r, in, reterr);
+    if (st != SS_OK)
+        return st;
+    st = ss_route_target(r, r->ops->compare_schema(r->target, rs->schema, reterr));
     if (st == SS_STOP && in->catchup) {
         /* A table that changed its shape while it was copied is copied anew. Not for ever: production pays for each copy. */
         if (++t->restarts > 3) {
@@ -261,13 +324,25 @@ static ss_status fill_pieces(ss_route *r, ss_intake *in, ss_change *change, ss_e
     return st;
 }
 
-static ss_status take_change(ss_route *r, ss_intake *in, ss_error *reterr) {
+/* The record as a change, in the batch's memory. */
+static ss_status read_change(ss_route *r, ss_intake *in, ss_change *ret, ss_error *reterr) {
+    ss_arena *arena = ss_batcher_arena(r->batcher);
+    if (ss_record_view_change(in->record, arena, ret))
+        return SS_OK;
     char place[160];
+    Sidespool__Record *record;
+    ss_status st = ss_record_get(in->record, arena, place_of(r, in, place, sizeof place), &record, reterr);
+    return st == SS_OK ? ss_record_change(record->change, arena, ret, reterr) : st;
+}
+
+static ss_status take_change(ss_route *r, ss_intake *in, ss_error *reterr) {
     uint64_t id = 0;
-    Sidespool__Record *record = NULL;
     ss_status st;
     if (!peek_schema(in->record, &id)) {
-        st = ss_record_get(in->record, ss_batcher_arena(r->batcher), place_of(r, in, place, sizeof place), &record, reterr);
+        char place[160];
+        Sidespool__Record *record;
+        ss_arena_reset(r->scratch);
+        st = ss_record_get(in->record, r->scratch, place_of(r, in, place, sizeof place), &record, reterr);
         if (st != SS_OK)
             return st;
         id = record->change->schema_id;
@@ -292,17 +367,11 @@ static ss_status take_change(ss_route *r, ss_intake *in, ss_error *reterr) {
         st = apply_part(r, in, reterr);
         if (st != SS_OK)
             return st;
-        record = NULL;
     }
     t->in_batch = rs->schema;
     t->batch = r->batch;
     ss_change change;
-    if (!record) {
-        st = ss_record_get(in->record, ss_batcher_arena(r->batcher), place_of(r, in, place, sizeof place), &record, reterr);
-        if (st != SS_OK)
-            return st;
-    }
-    st = ss_record_change(record->change, ss_batcher_arena(r->batcher), &change, reterr);
+    st = read_change(r, in, &change, reterr);
     if (st == SS_OK)
         st = fill_pieces(r, in, &change, reterr);
     if (st == SS_OK)
@@ -332,8 +401,11 @@ static ss_status take_truncate(ss_route *r, ss_intake *in, const Sidespool__Trun
         return SS_OK;
     ss_batch batch = {.truncate = truncate, .truncated = schemas, .truncated_count = count, .partial = true,
                       .progress = r->progress, .beside = in->catchup ? "catch_up" : NULL};
+    ss_status st = ss_intake_settle(r, in, reterr);
+    if (st != SS_OK)
+        return st;
     in->failed_apply = true;
-    ss_status st = ss_route_target(r, r->ops->apply(r->target, &batch, reterr));
+    st = ss_route_target(r, r->ops->apply(r->target, &batch, reterr));
     if (st != SS_OK)
         return st;
     in->failed_apply = false;
@@ -502,8 +574,20 @@ static ss_status take(ss_route *r, ss_intake *in, unsigned kind, ss_error *reter
 
 /* ---- one batch ------------------------------------------------------------------------------------------------- */
 
-static bool batch_full(ss_route *r) {
-    return ss_batcher_bytes(r->batcher) >= SS_BATCH_BYTES || ss_batcher_changes(r->batcher) >= SS_BATCH_RECORDS;
+/* `quarters` of its bounds are reached. */
+static bool batch_full(const ss_route *r, size_t quarters) {
+    return ss_batcher_bytes(r->batcher) >= SS_BATCH_BYTES / 4 * quarters ||
+           ss_batcher_changes(r->batcher) >= r->batch_most / 4 * quarters;
+}
+
+/* Whether what is there is enough to be handed over. While the target is busy the batch grows towards its bounds, for a large one costs less
+ * for each change; an idle target gets the little that there is, so that neither waits for the other. */
+static bool batch_ripe(ss_route *r, const ss_intake *in, uint64_t until) {
+    if (batch_full(r, 4))
+        return true;
+    if (in->sent.open && ss_worker_busy(r->worker))
+        return false;
+    return ss_route_now_ms() >= until || (may_run_ahead(r, in) && ss_batcher_changes(r->batcher) >= SS_BATCH_LEAST);
 }
 
 /* Fills a batch. SS_OK: there is more to read; SS_BUSY: the reader is at its end, or a special record is held. */
@@ -529,12 +613,13 @@ static ss_status fill(ss_route *r, ss_intake *in, ss_error *reterr) {
         if (st != SS_OK)
             return st;
         in->held = false;
-        if (in->in_transaction && batch_full(r)) {
+        /* A transaction that only straddles the bound is taken along whole: a part of it would cost a round trip of its own. */
+        if (in->in_transaction && batch_full(r, 5)) {
             st = apply_part(r, in, reterr);
             if (st != SS_OK)
                 return st;
         }
-        if (!in->in_transaction && (batch_full(r) || ss_route_now_ms() >= until))
+        if (!in->in_transaction && batch_ripe(r, in, until))
             return SS_OK;
     }
 }
@@ -554,7 +639,7 @@ static ss_status again_carefully(ss_route *r, ss_intake *in, ss_error *reterr) {
 static ss_status failed(ss_route *r, ss_intake *in, ss_status st, ss_error *reterr) {
     if (st != SS_STOP)
         return st;
-    bool several = in->transactions > (in->in_transaction ? 0u : 1u);
+    bool several = in->sent.failed || in->transactions > (in->in_transaction ? 0u : 1u);
     if (several && r->careful_until < in->sequence)
         return again_carefully(r, in, reterr);
     if (in->failed_apply)
@@ -562,9 +647,9 @@ static ss_status failed(ss_route *r, ss_intake *in, ss_status st, ss_error *rete
     return SS_STOP;
 }
 
-ss_status ss_intake_run(ss_route *r, ss_intake *in, ss_error *reterr) {
+/* One batch, or one special record. */
+static ss_status run_once(ss_route *r, ss_intake *in, ss_error *reterr) {
     in->failed_apply = false;
-    ss_route_schemas_trim(r);
     if (in->held && !in->in_transaction && ss_record_kind(in->record) >= K_MARK) {
         char place[160];
         Sidespool__Record *record;
@@ -579,21 +664,49 @@ ss_status ss_intake_run(ss_route *r, ss_intake *in, ss_error *reterr) {
         return SS_OK;
     }
     ss_status more = fill(r, in, reterr);
-    if (more != SS_OK && more != SS_BUSY)
-        return failed(r, in, more, reterr);
+    if (more != SS_OK && more != SS_BUSY) {
+        /* The batch before it counts, and if it failed, too, that came first. */
+        ss_error mine = *reterr;
+        ss_status st = ss_intake_settle(r, in, reterr);
+        if (st == SS_OK) {
+            *reterr = mine;
+            st = more;
+        }
+        return failed(r, in, st, reterr);
+    }
     if (ss_batcher_changes(r->batcher) || in->partial_open) {
-        ss_status st = apply(r, in, false, reterr);
+        ss_status st = apply(r, in, false, more == SS_OK, reterr);
         return st == SS_OK ? st : failed(r, in, st, reterr);
     }
+    ss_status st = ss_intake_settle(r, in, reterr);
+    if (st != SS_OK)
+        return failed(r, in, st, reterr);
     in->transactions = 0;
     batch_clear(r);
     /* Nothing for our tables: progress follows at most once a second (catch-up: at its end). */
     bool moved = in->catchup ? in->limit && in->whole >= in->limit : in->whole > r->progress.sequence;
     if (moved && (in->catchup || in->held || ss_route_now_ms() >= r->wrote_ms + 1000)) {
-        ss_status st = apply(r, in, false, reterr);
+        st = apply(r, in, false, false, reterr);
         if (st != SS_OK)
             return st;
         more = SS_OK;
     }
     return in->held ? SS_OK : more;
+}
+
+ss_status ss_intake_run(ss_route *r, ss_intake *in, ss_error *reterr) {
+    uint64_t until = ss_route_now_ms() + SS_AHEAD_MS;
+    ss_route_schemas_trim(r);
+    ss_status st;
+    do {
+        st = run_once(r, in, reterr);
+    } while (st == SS_OK && in->sent.open && !ss_route_tick(r) && r->in.len == 0 && ss_route_now_ms() < until);
+    if (!in->sent.open)
+        return st;
+    ss_error late = {0};
+    ss_status settled = ss_intake_settle(r, in, &late);
+    if (st != SS_OK || settled == SS_OK)
+        return st;
+    *reterr = late;
+    return failed(r, in, settled, reterr);
 }

@@ -1,4 +1,4 @@
-/* A route's process: descriptor 3 to the supervisor, SIGTERM by signalfd, then the loop (route.c). One thread. */
+/* A route's process: descriptor 3 to the supervisor, SIGTERM by signalfd, then the loop (route.c). */
 #include "applier/route.h"
 
 #include <errno.h>
@@ -19,9 +19,11 @@ static ss_status set_up(ss_route *r, ss_error *reterr) {
     if (r->stop_fd < 0)
         return ss_fail_sys(reterr, SS_STOP, "SS-ROUTE-0014", errno, "no descriptor for signals");
     r->batcher = ss_batcher_new(SS_ROUTE_BATCH_MEMORY);
+    r->spare = ss_batcher_new(SS_ROUTE_BATCH_MEMORY);
+    r->worker = ss_worker_new(); /* after the signals are blocked: it takes none */
     r->scratch = ss_arena_new(SS_ROUTE_BATCH_MEMORY);
     r->schema_arena = ss_arena_new((size_t)64 << 20);
-    if (!r->batcher || !r->scratch || !r->schema_arena)
+    if (!r->batcher || !r->spare || !r->worker || !r->scratch || !r->schema_arena)
         return ss_fail(reterr, SS_STOP, "SS-ROUTE-0003", "out of memory at the start of route %s", r->conf->name);
     return SS_OK;
 }
@@ -33,7 +35,9 @@ static void tear_down(ss_route *r) {
     free(r->generations);
     free(r->states);
     free(r->schemas);
+    ss_worker_free(r->worker);
     ss_batcher_free(r->batcher);
+    ss_batcher_free(r->spare);
     ss_arena_free(r->scratch);
     ss_arena_free(r->schema_arena);
     ss_buf_done(&r->in);

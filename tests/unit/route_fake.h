@@ -35,6 +35,8 @@ static struct {
     database saved, open;
     bool in_transaction;
     unsigned fault_percent, faults, commits, catch_ups, replaced, partials, truncated;
+    unsigned ahead; /* batches applied while the route prepared the next */
+    pthread_t opener;
     bool wrote_progress;
     uint64_t first_copy_sequence; /* of the first progress written */
     uint64_t dice;
@@ -128,6 +130,7 @@ static ss_status fake_open(const ss_target_env *env, ss_target **ret, ss_error *
     if (fault_roll() < fake.fault_percent)
         return lost(reterr);
     fake.in_transaction = false;
+    fake.opener = pthread_self();
     *ret = (ss_target *)&fake;
     return SS_OK;
 }
@@ -199,6 +202,7 @@ static ss_status apply_table(const ss_batch *batch, const ss_batch_table *t, ss_
 static ss_status fake_apply(ss_target *target, const ss_batch *batch, ss_error *reterr) {
     LOCKED;
     (void)target;
+    fake.ahead += !pthread_equal(fake.opener, pthread_self());
     if (fault_roll() < fake.fault_percent)
         return lost(reterr);
     begin();

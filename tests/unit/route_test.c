@@ -42,7 +42,7 @@ typedef struct {
     ss_buf lines;
     ss_applier_config config;
     ss_route_config route;
-    char last_state[32];
+    char last_state[32], last_reason[400];
     int last_exit;
 } world;
 
@@ -320,6 +320,9 @@ static bool await_line(world *w, const char *id, const char *wanted, int seconds
             const char *s = json_string_value(json_object_get(status, "state"));
             if (s)
                 snprintf(w->last_state, sizeof w->last_state, "%s", s);
+            const char *reason = json_string_value(json_object_get(status, "reason"));
+            if (reason)
+                snprintf(w->last_reason, sizeof w->last_reason, "%s", reason);
             bool found = (id && mark && strcmp(mark, id) == 0) || (wanted && s && strcmp(s, wanted) == 0);
             json_decref(line);
             if (found)
@@ -388,7 +391,7 @@ static world *world_new(uint64_t seed, unsigned fault_percent) {
     ss_buf_init(&w->lines);
     make_schemas(w);
     w->config.spool_path = w->dir;
-    w->route = (ss_route_config){.source = "s", .name = "r", .target = &fake_ops};
+    w->route = (ss_route_config){.source = "s", .name = "r", .target = &fake_ops, .batch_records = 40};
     return w;
 }
 
@@ -527,6 +530,37 @@ static void test_truncate_of_very_many_tables(void **unused) {
     world_free(w);
 }
 
+/* A bad transaction in the middle of a backlog: all before it is applied, it is named, nothing of what follows is. */
+static void test_bad_transaction_in_a_backlog_is_named(void **unused) {
+    (void)unused;
+    world *w = world_copied(6, 2);
+    route_end(w);
+    for (int i = 0; i < 100; i++)
+        put_transaction(w, 5);
+    uint64_t good = ss_log_get_state(w->stream)->committed;
+    static int rows[TABLES][KEYS];
+    memcpy(rows, w->rows, sizeof rows);
+    int key = 0;
+    while (w->rows[0][key] != NONE)
+        key++;
+    put_begin(w);
+    put_change(w, 0, SIDESPOOL__OP__OP_UPDATE, key, 5); /* of a row that is not there */
+    put_commit(w);
+    for (int i = 0; i < 60; i++)
+        put_transaction(w, 5);
+    fake.ahead = 0;
+    route_start(w);
+    assert_true(await_line(w, NULL, "halted", 10));
+    route_end(w);
+    assert_true(fake.ahead > 1);
+    char named[80];
+    snprintf(named, sizeof named, "source transaction at record %llu: drift at one %d (test)", (unsigned long long)good + 1, key);
+    assert_non_null(strstr(w->last_reason, named));
+    assert_true(fake.saved.progress.sequence == good);
+    assert_memory_equal(fake.saved.rows, rows, sizeof rows);
+    world_free(w);
+}
+
 /* Random transactions, copies (whole, aborted, of other routes) and resyncs, with connections that break. */
 static void random_story(uint64_t seed) {
     world *w = world_new(seed, 12);
@@ -594,6 +628,7 @@ int main(void) {
         cmocka_unit_test(test_gap_when_progress_is_gone),
         cmocka_unit_test(test_target_restored_is_replayed),
         cmocka_unit_test(test_truncate_of_very_many_tables),
+        cmocka_unit_test(test_bad_transaction_in_a_backlog_is_named),
         cmocka_unit_test(test_random),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -246,7 +246,7 @@ SS_MUST ss_status ss_tgt_one(ss_target *t, ss_tgt_table *table, const Sidespool_
                              Sidespool__Op op, const ss_row *key, const ss_row *row,
                              const uint8_t *kinds, uint64_t sequence, bool final, ss_error *reterr);
 SS_MUST ss_status ss_tgt_too_large(const ss_tgt_table *table, uint64_t bytes, ss_error *reterr);
-#define SS_TGT_CHUNK_BYTES (16u << 20) /* of parameters in one statement */
+#define SS_TGT_CHUNK_BYTES (8u << 20) /* of parameters in one statement */
 #define SS_TGT_ROW_BYTES 1000000000u   /* PostgreSQL takes no message of 1 GiB or more */
 const char *ss_tgt_op_name(Sidespool__Op op);
 
