@@ -17,6 +17,11 @@ def pytest_addoption(parser):
     parser.addoption("--seed", type=int, default=int.from_bytes(os.urandom(4), "big"), help="of everything random")
 
 
+def pytest_ignore_collect(collection_path, config):
+    """What runs with --long alone is no skip of the others."""
+    return True if collection_path.name == "test_other_versions.py" and not config.getoption("--long") else None
+
+
 def pytest_report_header(config):
     return f"seed: {config.getoption('--seed')}"
 

@@ -1,4 +1,4 @@
-"""PostgreSQL 10 to 17, beside the 15 and 18 of test_version_pairs.py: each as a source to a 15 and as a target of one. With --long."""
+"""PostgreSQL 10 to 17, beside the 15 and 18 of test_version_pairs.py: each as a source to a 15 and as a target of one. With --long (or when asked for by name)."""
 
 import pytest
 
@@ -39,8 +39,6 @@ OLD_KEYS = "alter table part_1 add primary key (id, at); alter table part_2 add 
 
 @pytest.fixture(params=[(v, DEBIAN) for v in VERSIONS] + [(DEBIAN, v) for v in VERSIONS], ids=lambda pair: "-to-".join(map(str, pair)))
 def world(request, server_of, make_world):
-    if not request.config.getoption("--long"):
-        pytest.skip("other versions than 15 and 18: with --long")
     source, target = (server_of(version, role) for version, role in zip(request.param, ("source", "target")))
     return make_world(source=source, target=target)
 
