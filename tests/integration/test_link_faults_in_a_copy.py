@@ -3,7 +3,7 @@ written meanwhile is there exactly once."""
 
 import pytest
 
-from links import SIDES, Linked
+from links import Linked, of_both, pytest_generate_tests  # noqa: F401
 from proxy import CLIENT, SERVER
 from world import until
 
@@ -38,7 +38,7 @@ def in_the_middle(link):
         link.world.dst("select count(*) from big")[0][0] < 30000
 
 
-@pytest.mark.parametrize("side", SIDES)
+@of_both("target")
 def test_half_open(copying, side):
     link = copying(side)
     assert in_the_middle(link), "the copy was over before the link broke"
@@ -51,7 +51,7 @@ def test_half_open(copying, side):
     link.ends_equal("big")
 
 
-@pytest.mark.parametrize("side", SIDES)
+@of_both()
 def test_reset_and_cut_in_a_row(copying, side):
     link = copying(side)
     assert in_the_middle(link), "the copy was over before the link broke"
@@ -63,9 +63,9 @@ def test_reset_and_cut_in_a_row(copying, side):
     link.ends_equal("big")
 
 
-@pytest.mark.parametrize("side", SIDES)
-def test_nobody_behind_a_live_connection(copying, side):
-    link = copying(side)
+def test_nobody_behind_a_live_connection(copying):
+    """Of the target's side see the stream's story: what is on its way to a target is taken by both hosts' buffers long before."""
+    link = copying("source")
     assert in_the_middle(link), "the copy was over before the link broke"
     link.faulty.hang()
     link.until_noticed()

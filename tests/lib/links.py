@@ -15,6 +15,21 @@ GIVEN_UP = {"source": ("agent", "state=waiting_source code=SS-PG-"), "target": (
 SIDES = ("source", "target")
 
 
+def of_both(*daily):
+    """Marks a story of either side. Most of them are long waits: with each run those of `daily`, all with --long."""
+    def mark(story):
+        story.daily = daily or SIDES
+        return story
+    return mark
+
+
+def pytest_generate_tests(metafunc):
+    """For test files, which import it."""
+    daily = getattr(metafunc.function, "daily", None)
+    if daily:
+        metafunc.parametrize("side", SIDES if metafunc.config.getoption("--long") else daily)
+
+
 class Tape:
     """Writes equal rows into a table without a key, and counts them."""
 
