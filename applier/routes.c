@@ -417,6 +417,10 @@ const char *ss_route_state(const ss_route_proc *route, char *scratch, size_t siz
         *ret_reason = scratch;
         return "waiting_target";
     }
+    if (silent > WAITS_S && *doing) {
+        (void)snprintf(scratch, size, "%s, for %lld s now", doing, (long long)silent);
+        *ret_reason = scratch;
+    }
     return state;
 }
 

@@ -544,7 +544,8 @@ static void a_silent_route_waits_for_its_target(void **state) {
     assert_non_null(strstr(reason, "building keys and indexes of t: no word"));
     json_object_set_new(route.status, "state", json_string("copying"));
     assert_string_equal(ss_route_state(&route, scratch, sizeof(scratch), &reason), "copying");
-    assert_string_equal(reason, "building keys and indexes of t");
+    assert_string_equal(reason, "building keys and indexes of t, for 20 s now");
+    json_object_set_new(route.status, "doing", json_string(""));
     json_object_set_new(route.status, "state", json_string("paused"));
     assert_string_equal(ss_route_state(&route, scratch, sizeof(scratch), &reason), "paused");
     json_decref(route.status);
