@@ -16,7 +16,9 @@
 /* Tags are field << 3 | wire type; all numbers here are below 16, so each tag is one byte. */
 enum { WIRE_VARINT = 0, WIRE_FIXED64 = 1, WIRE_BYTES = 2 };
 #define TAG(field, wire) ((uint8_t)((field) << 3 | (wire)))
-enum { RECORD_CHANGE = 2, RECORD_PIECE = 5 };
+enum { RECORD_BEGIN = 1, RECORD_CHANGE = 2, RECORD_COMMIT = 3, RECORD_PIECE = 5 };
+enum { BEGIN_TIME = 1, BEGIN_XID = 2 };
+enum { COMMIT_POSITION = 1, COMMIT_TIME = 2 };
 enum { CHANGE_SCHEMA = 1, CHANGE_OP = 2, CHANGE_BEFORE = 3, CHANGE_AFTER = 4 };
 enum { ROW_KINDS = 1, ROW_VALUES = 2 };
 enum { PIECE_BEFORE = 1, PIECE_COLUMN = 2, PIECE_DATA = 3, PIECE_LAST = 4 };
@@ -107,6 +109,53 @@ void ss_record_put_change(ss_buf *out, const ss_change *change) {
     out->len += total;
 }
 
+/* A sint64 as protobuf counts it. */
+static uint64_t zigzag(int64_t value) {
+    return ((uint64_t)value << 1) ^ (uint64_t)(value < 0 ? -1 : 0);
+}
+
+/* A field that holds its default is not written. */
+static size_t varint_field_len(uint64_t value) {
+    return value == 0 ? 0 : 1 + varint_len(value);
+}
+
+static uint8_t *put_varint_field(uint8_t *to, uint8_t field, uint64_t value) {
+    if (value == 0)
+        return to;
+    *to++ = TAG(field, WIRE_VARINT);
+    return put_varint(to, value);
+}
+
+void ss_record_put_begin(ss_buf *out, int64_t commit_time_us, uint64_t xid) {
+    uint64_t time = zigzag(commit_time_us);
+    size_t body = varint_field_len(time) + varint_field_len(xid);
+    uint8_t *to = ss_buf_reserve(out, delimited_len(body));
+    if (to == NULL)
+        return;
+    *to++ = TAG(RECORD_BEGIN, WIRE_BYTES);
+    to = put_varint(to, body);
+    to = put_varint_field(to, BEGIN_TIME, time);
+    put_varint_field(to, BEGIN_XID, xid);
+    out->len += delimited_len(body);
+}
+
+void ss_record_put_commit(ss_buf *out, ss_bytes position, int64_t commit_time_us) {
+    uint64_t time = zigzag(commit_time_us);
+    size_t body = (position.len == 0 ? 0 : delimited_len(position.len)) + varint_field_len(time);
+    uint8_t *to = ss_buf_reserve(out, delimited_len(body));
+    if (to == NULL)
+        return;
+    *to++ = TAG(RECORD_COMMIT, WIRE_BYTES);
+    to = put_varint(to, body);
+    if (position.len != 0) {
+        *to++ = TAG(COMMIT_POSITION, WIRE_BYTES);
+        to = put_varint(to, position.len);
+        to = put_raw(to, position.ptr, position.len);
+    }
+    put_varint_field(to, COMMIT_TIME, time);
+    out->len += delimited_len(body);
+}
+
 static void put_piece(ss_buf *out, bool before, uint32_t column, ss_bytes data, bool last) {
     size_t body = 2 + 1 + varint_len(column) + delimited_len(data.len) + 2;
     size_t total = delimited_len(body);
@@ -185,6 +234,9 @@ void ss_record_put(ss_buf *out, const Sidespool__Record *record) {
 /* protobuf-c answers NULL for damage and for refused memory alike; the arena knows which it was. */
 static ss_status unpack_failed(const ss_arena *arena, const char *what, size_t len,
                                const char *place, ss_error *reterr) {
+    if (ss_arena_starved(arena))
+        return ss_fail(reterr, SS_RETRY, "SS-SYS-0001", "%s: there is no memory to read this %s of %zu bytes",
+                       place, what, len);
     if (ss_arena_refused(arena))
         return ss_fail(reterr, SS_STOP, "SS-REC-0002",
                        "%s: this %s of %zu bytes needs more memory than its reader may use", place,
@@ -338,6 +390,9 @@ static ss_status view_row(const Sidespool__Row *message, ss_arena *arena, ss_row
         return ss_fail(reterr, SS_STOP, "SS-REC-0006", "a row of %zu cells cannot be",
                        message->kinds.len);
     ss_bytes *cells = ss_arena_alloc(arena, message->kinds.len * sizeof *cells);
+    if (cells == NULL && ss_arena_starved(arena))
+        return ss_fail(reterr, SS_RETRY, "SS-SYS-0001", "there is no memory for a row of %zu cells",
+                       message->kinds.len);
     if (cells == NULL)
         return ss_fail(reterr, SS_STOP, ss_arena_refused(arena) ? "SS-REC-0002" : "SS-REC-0009",
                        "a row of %zu cells needs more memory than its reader may use",

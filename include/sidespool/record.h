@@ -30,6 +30,9 @@ typedef struct {
 /* Encoders append one Record (without its length prefix) to `out`; check out->bad. ss_record_put_change writes cells
  * over SS_PIECE_BYTES as kind PIECES; the caller has written their Piece records before (ss_record_pieces does both). */
 void ss_record_put_change(ss_buf *out, const ss_change *change);
+/* The two that every transaction has. */
+void ss_record_put_begin(ss_buf *out, int64_t commit_time_us, uint64_t xid);
+void ss_record_put_commit(ss_buf *out, ss_bytes position, int64_t commit_time_us);
 /* Calls `emit` with each encoded record of a change: its pieces, then the change. `scratch` is reused. */
 typedef ss_status (*ss_record_emit)(void *ctx, ss_bytes record, uint64_t schema_id, ss_error *reterr);
 SS_MUST ss_status ss_record_pieces(const ss_change *change, ss_buf *scratch, ss_record_emit emit, void *ctx,

@@ -677,6 +677,48 @@ static void every_kind_comes_back_and_is_dumped(void **state) {
     ss_buf_done(&json);
 }
 
+/* What is written by hand is byte for byte what protobuf-c writes. */
+static void begins_and_commits_are_protobuf(void **state) {
+    static const int64_t times[] = {0, 1, -1, 63, 64, -64, -65, 1763726277000000, INT64_MAX, INT64_MIN};
+    static const uint64_t xids[] = {0, 1, 127, 128, 4294967295, UINT64_MAX};
+    char lengthy[200];
+    const char *positions[] = {"", "0/1", "FFFFFFFF/FFFFFFFF", lengthy};
+    ss_buf wanted, got;
+
+    (void)state;
+    memset(lengthy, 'p', sizeof lengthy - 1);
+    lengthy[sizeof lengthy - 1] = '\0';
+    ss_buf_init(&wanted);
+    ss_buf_init(&got);
+    for (size_t t = 0; t < sizeof times / sizeof times[0]; t++) {
+        for (size_t x = 0; x < sizeof xids / sizeof xids[0]; x++) {
+            Sidespool__Begin begin = SIDESPOOL__BEGIN__INIT;
+            Sidespool__Record record = SIDESPOOL__RECORD__INIT;
+            begin.commit_time = times[t];
+            begin.xid = xids[x];
+            record.body_case = SIDESPOOL__RECORD__BODY_BEGIN;
+            record.begin = &begin;
+            ss_record_put(&wanted, &record);
+            ss_record_put_begin(&got, times[t], xids[x]);
+        }
+        for (size_t k = 0; k < sizeof positions / sizeof positions[0]; k++) {
+            Sidespool__Commit commit = SIDESPOOL__COMMIT__INIT;
+            Sidespool__Record record = SIDESPOOL__RECORD__INIT;
+            commit.position = (char *)(uintptr_t)positions[k];
+            commit.commit_time = times[t];
+            record.body_case = SIDESPOOL__RECORD__BODY_COMMIT;
+            record.commit = &commit;
+            ss_record_put(&wanted, &record);
+            ss_record_put_commit(&got, ss_bytes_str(positions[k]), times[t]);
+        }
+    }
+    assert_false(wanted.bad || got.bad);
+    assert_int_equal(got.len, wanted.len);
+    assert_memory_equal(got.ptr, wanted.ptr, wanted.len);
+    ss_buf_done(&wanted);
+    ss_buf_done(&got);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(changes_come_back),
@@ -691,6 +733,7 @@ int main(void) {
         cmocka_unit_test(digests_find_rows),
         cmocka_unit_test(records_are_dumped),
         cmocka_unit_test(every_kind_comes_back_and_is_dumped),
+        cmocka_unit_test(begins_and_commits_are_protobuf),
     };
     const char *given = getenv("SIDESPOOL_TEST_SEED");
     seed = given != NULL ? strtoull(given, NULL, 10) : (uint64_t)time(NULL) * 2654435761u + 1;
