@@ -93,6 +93,13 @@ enum {
     C_BYTES
 };
 
+const char *ss_postgres_sql_in_key(PGconn *conn) {
+    /* Before 11 there is no INCLUDE. */
+    return PQserverVersion(conn) >= 110000
+               ? "a.attnum = ANY ((x.indkey::pg_catalog.int2[])[0:x.indnkeyatts - 1])"
+               : "a.attnum = ANY (x.indkey)";
+}
+
 /* The identity that decoding will use: only a valid, immediate index counts (RelationGetIndexList),
  * so a deferrable primary key is none. Generated columns are not sent before version 18, so a key
  * that holds one cannot be told. */
@@ -115,8 +122,7 @@ static ss_status relations_query(PGconn *conn, const char *publication, PGresult
         " LEFT JOIN LATERAL (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ',' "
         "ORDER BY a.attname) AS names,"
         "   pg_catalog.bool_or(%s) AS generated"
-        "  FROM pg_catalog.pg_index x JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND "
-        "a.attnum = ANY (x.indkey)"
+        "  FROM pg_catalog.pg_index x JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND %s"
         "  WHERE x.indrelid = c.oid AND x.indisvalid AND x.indimmediate"
         "  AND (c.relreplident = 'd' AND x.indisprimary OR c.relreplident = 'i' AND "
         "x.indisreplident)) k ON true"
@@ -125,7 +131,8 @@ static ss_status relations_query(PGconn *conn, const char *publication, PGresult
         " WHERE c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't' AND c.oid >= 16384"
         " AND n.nspname NOT LIKE 'pg\\_%%' AND n.nspname NOT IN ('information_schema', 'sidespool')"
         " ORDER BY n.nspname::text COLLATE \"C\", c.relname::text COLLATE \"C\"",
-        PQserverVersion(conn) >= 120000 ? "a.attgenerated <> ''" : "false");
+        PQserverVersion(conn) >= 120000 ? "a.attgenerated <> ''" : "false",
+        ss_postgres_sql_in_key(conn));
     const char *params[1] = {publication};
     return ss_postgres_query(conn, "read the list of tables", sql, 1, params, PGRES_TUPLES_OK, ret,
                              reterr);

@@ -17,6 +17,9 @@ SS_MUST ss_status ss_postgres_relation_wanted(PGconn *conn, const ss_source_env 
 SS_MUST ss_status ss_postgres_ancestors(PGconn *conn, uint32_t relid, uint32_t *ret, size_t most,
                                         size_t *ret_count, ss_error *reterr);
 
+/* A condition in SQL: attribute a is of the key of index x, not only INCLUDEd in it. Old images hold the key alone. */
+const char *ss_postgres_sql_in_key(PGconn *conn);
+
 /* The vtable's selected(). */
 SS_MUST ss_status ss_postgres_selected(const ss_source_env *env, ss_arena *arena,
                                        ss_source_table **ret, size_t *ret_count, ss_error *reterr);

@@ -91,6 +91,7 @@ static const char proven_not_null[] =
 static ss_status tables_query(PGconn *conn, const uint32_t *relids, size_t count, PGresult **ret,
                               ss_error *reterr) {
     int version = PQserverVersion(conn);
+    const char *in_key = ss_postgres_sql_in_key(conn);
     char sql[5120];
     snprintf(
         sql, sizeof sql,
@@ -103,18 +104,19 @@ static ss_status tables_query(PGconn *conn, const uint32_t *relids, size_t count
         "  EXISTS (SELECT FROM pg_catalog.pg_index x WHERE x.indrelid = c.oid AND x.indisvalid AND "
         /* A deferrable key may name two rows inside a transaction: rows are then found whole. */
         "x.indisprimary AND x.indimmediate"
-        "   AND a.attnum = ANY (x.indkey)) AS is_primary,"
+        "   AND %s) AS is_primary,"
         "  EXISTS (SELECT FROM pg_catalog.pg_index x WHERE x.indrelid = c.oid AND x.indisvalid AND "
         "x.indimmediate"
         "   AND (c.relreplident = 'd' AND x.indisprimary OR c.relreplident = 'i' AND "
         "x.indisreplident)"
-        "   AND a.attnum = ANY (x.indkey)) AS keyed"
+        "   AND %s) AS keyed"
         "  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
         "  LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT "
         "a.attisdropped"
         "  WHERE c.oid = ANY ($1::pg_catalog.oid[]) AND c.relkind IN ('r', 'p')) w%s ORDER BY w.oid, "
         "w.attnum",
-        facts_columns, version >= 180000 ? proven_not_null : "a.attnotnull", version >= 120000 ? "a.attgenerated <> ''" : "false", facts_joins);
+        facts_columns, version >= 180000 ? proven_not_null : "a.attnotnull",
+        version >= 120000 ? "a.attgenerated <> ''" : "false", in_key, in_key, facts_joins);
     ss_buf oids;
     ss_buf_init(&oids);
     for (size_t i = 0; i < count; i++)
