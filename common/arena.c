@@ -20,7 +20,7 @@ typedef struct block {
 struct ss_arena {
     block *head; /* the one being cut; the rest are full or dedicated */
     size_t used, limit;
-    bool refused;
+    bool refused, starved;
     ProtobufCAllocator allocator;
 };
 
@@ -76,7 +76,7 @@ void ss_arena_reset(ss_arena *arena) {
     free_blocks(arena->head);
     arena->head = keep;
     arena->used = 0;
-    arena->refused = false;
+    arena->refused = arena->starved = false;
 }
 
 static block *block_new(size_t size) {
@@ -96,7 +96,7 @@ static void *alloc_slow(ss_arena *arena, size_t size) {
     bool dedicated = size > block_size / 4;
     block *fresh = block_new(dedicated ? size : block_size);
     if (fresh == NULL) {
-        arena->refused = true;
+        arena->starved = true;
         return NULL;
     }
     fresh->used = size;
@@ -167,6 +167,10 @@ size_t ss_arena_used(const ss_arena *arena) {
 
 bool ss_arena_refused(const ss_arena *arena) {
     return arena->refused;
+}
+
+bool ss_arena_starved(const ss_arena *arena) {
+    return arena->starved;
 }
 
 ProtobufCAllocator *ss_arena_protobuf(ss_arena *arena) {

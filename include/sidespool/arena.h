@@ -16,7 +16,8 @@ void *ss_arena_zalloc(ss_arena *arena, size_t len);
 char *ss_arena_strndup(ss_arena *arena, const void *ptr, size_t len); /* NUL-terminated copy */
 char *ss_arena_printf(ss_arena *arena, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 size_t ss_arena_used(const ss_arena *arena); /* bytes handed out, each rounded up to 16; what the limit counts */
-bool ss_arena_refused(const ss_arena *arena); /* an allocation was refused since the last reset */
+bool ss_arena_refused(const ss_arena *arena); /* the limit refused an allocation since the last reset */
+bool ss_arena_starved(const ss_arena *arena); /* the system refused one: trying again may succeed */
 /* For protobuf-c unpacking; free is a no-op. Lives as long as the arena. */
 ProtobufCAllocator *ss_arena_protobuf(ss_arena *arena);
 
