@@ -121,24 +121,25 @@ ss_agent_link *ss_agent_link_new(ss_supervisor *sup, const char *source, json_t 
     ask->answer = answer;
     ask->ctx = ctx;
     struct timeval wait = {timeout_ms / 1000, timeout_ms % 1000 * 1000};
+    bool asked = true;
     int fd = connect_agent(ask, sup->config->spool_path, source);
     if (fd < 0) {
         wait = (struct timeval){0, 0};
     } else {
         ask->link = bufferevent_socket_new(sup->base, fd, BEV_OPT_CLOSE_ON_FREE);
-        if (!ask->link) {
+        if (!ask->link)
             close(fd);
-            free(line);
-            ss_agent_link_free(ask);
-            return NULL;
-        }
         (void)snprintf(ask->error, sizeof(ask->error),
                        "The agent of source %s did not answer within %d ms.", source, timeout_ms);
-        bufferevent_setcb(ask->link, on_read, NULL, on_event, ask);
-        bufferevent_enable(ask->link, EV_READ | EV_WRITE);
-        (void)evbuffer_add_printf(bufferevent_get_output(ask->link), "%s\n", line);
+        if (ask->link)
+            bufferevent_setcb(ask->link, on_read, NULL, on_event, ask);
+        asked = ask->link && bufferevent_enable(ask->link, EV_READ | EV_WRITE) == 0 &&
+                evbuffer_add_printf(bufferevent_get_output(ask->link), "%s\n", line) > 0;
     }
-    evtimer_add(ask->timer, &wait);
+    if (!asked || evtimer_add(ask->timer, &wait) != 0) {
+        ss_agent_link_free(ask);
+        ask = NULL;
+    }
     free(line);
     return ask;
 }

@@ -50,20 +50,26 @@ void ss_report_flush(ss_route *r) {
     r->out.len -= at;
 }
 
-void ss_report_line(ss_route *r, json_t *line) {
+static bool put_line(ss_route *r, json_t *line) {
     char *text = line ? json_dumps(line, JSON_COMPACT) : NULL;
     json_decref(line);
-    if (!text) {
-        SS_LOG(SS_WARN, "report_lost", SS_S("reason", "out of memory"));
-        return;
+    size_t before = r->out.len;
+    if (text) {
+        ss_buf_put_str(&r->out, text);
+        ss_buf_put_byte(&r->out, '\n');
     }
-    ss_buf_put_str(&r->out, text);
-    ss_buf_put_byte(&r->out, '\n');
+    bool put = text && !r->out.bad;
+    if (!put) { /* half a line would spoil those before and after it */
+        r->out.len = before;
+        r->out.bad = false;
+    }
     free(text);
-    if (r->out.bad) {
-        ss_buf_done(&r->out);
-        ss_buf_init(&r->out);
-    }
+    return put;
+}
+
+void ss_report_line(ss_route *r, json_t *line) {
+    if (!put_line(r, line))
+        SS_LOG(SS_WARN, "report_lost", SS_S("reason", "out of memory"));
     ss_report_flush(r);
 }
 
@@ -74,15 +80,18 @@ void ss_report_mark(ss_route *r, const char *id) {
 }
 
 void ss_report_reply(ss_route *r, const json_t *command, const ss_error *err) {
-    json_t *n = json_object_get(command, "n");
-    json_t *line = json_object();
-    json_object_set(line, "reply", n ? n : json_null());
-    json_object_set_new(line, "ok", json_boolean(!err));
-    if (err) {
-        json_object_set_new(line, "code", json_string(err->code ? err->code : ""));
-        json_object_set_new(line, "error", json_string(err->text));
+    json_int_t n = json_integer_value(json_object_get(command, "n"));
+    json_t *line = err ? json_pack("{s:I,s:b,s:s,s:s}", "reply", n, "ok", 0, "code", err->code ? err->code : "", "error", err->text)
+                       : json_pack("{s:I,s:b}", "reply", n, "ok", 1);
+    if (!put_line(r, line)) {
+        /* Whoever asked would wait for it until his patience ends. */
+        char text[160];
+        int len = snprintf(text, sizeof text, "{\"reply\":%lld,\"ok\":%s,\"code\":\"%s\",\"error\":\"the route is out of memory\"}\n", (long long)n,
+                           err ? "false" : "true", "SS-ROUTE-0003");
+        ss_buf_put(&r->out, text, (size_t)len);
+        SS_LOG(SS_WARN, "report_lost", SS_S("reason", "out of memory"));
     }
-    ss_report_line(r, line);
+    ss_report_flush(r);
 }
 
 /* Records a second over the last seconds. */

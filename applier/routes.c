@@ -108,7 +108,8 @@ static void drop_link(ss_route_proc *route) {
 
 static void arm(ss_route_proc *route, int64_t ms) {
     struct timeval wait = {ms / 1000, ms % 1000 * 1000};
-    evtimer_add(route->timer, &wait);
+    if (evtimer_add(route->timer, &wait) != 0) /* ss_routes_look_after starts it then */
+        SS_LOG(SS_WARN, "timer_lost", SS_S("route", route->config->name), SS_S("reason", "out of memory"));
 }
 
 /* It closed its descriptor. It has ended, or is about to; if not, on_timer ends it. */
@@ -206,7 +207,11 @@ static void start_route(ss_route_proc *route) {
     }
     (void)evutil_make_socket_nonblocking(pair[0]);
     route->link = bufferevent_socket_new(route->sup->base, pair[0], BEV_OPT_CLOSE_ON_FREE);
-    int err = route->link ? spawn_process(route, pair[1], &route->pid) : ENOMEM;
+    if (route->link)
+        bufferevent_setcb(route->link, on_read, NULL, on_event, route);
+    /* Before it runs: a route that nobody hears would be there for nothing. */
+    bool heard = route->link && bufferevent_enable(route->link, EV_READ | EV_WRITE) == 0;
+    int err = heard ? spawn_process(route, pair[1], &route->pid) : ENOMEM;
     close(pair[1]);
     if (err != 0) {
         if (!route->link)
@@ -216,8 +221,6 @@ static void start_route(ss_route_proc *route) {
         start_failed(route, err);
         return;
     }
-    bufferevent_setcb(route->link, on_read, NULL, on_event, route);
-    bufferevent_enable(route->link, EV_READ | EV_WRITE);
     route->started_us = ss_wall_us();
     route->began_us = route->seen_us = route->progress_us = route->standing_us = ss_steady_us();
     SS_LOG(SS_INFO, "route_started", SS_S("route", route->config->name),
@@ -444,6 +447,10 @@ ss_route_health ss_route_is_well(const ss_route_proc *route, int64_t now_us) {
 void ss_routes_look_after(ss_supervisor *sup, int64_t now_us) {
     for (size_t i = 0; i < sup->route_count && !sup->stopping; i++) {
         ss_route_proc *route = &sup->routes[i];
+        if (route->pid == 0 && now_us >= route->next_start_us && !evtimer_pending(route->timer, NULL)) {
+            start_route(route);
+            continue;
+        }
         ss_route_health health = ss_route_is_well(route, now_us);
         if (health == SS_ROUTE_WELL)
             continue;
