@@ -162,6 +162,11 @@ class World:
                           f"{done.stdout}\n{done.stderr}\n{self.tell()}")
         return done
 
+    def run_in_background(self, command, *args):
+        """One of `sidespool`'s commands, which the test does not wait for yet."""
+        return subprocess.Popen([str(BIN / "sidespool"), command, "--config", str(self.applier_file), *map(str, args)],
+                                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env={**os.environ, **self.env})
+
     def cli(self, command, *args, check=None, timeout=120):
         return self.run("sidespool", command, "--config", self.applier_file, *args, check=check, timeout=timeout)
 
