@@ -50,7 +50,8 @@ struct ss_pipeline {
     ss_selected *selected; /* safe in any thread */
     int64_t look_again_ms;
     ss_marker_list markers;
-    uint64_t marker_written;
+    uint64_t marker_written, marker_sequence; /* newest id in the log, and where */
+    uint64_t marker_noted, noted_sequence;    /* the same as of some commit ago: what is told when that is durable */
     char captured[SS_POSITION_MAX]; /* all up to here has been handed over */
     bool in_transaction;            /* begin came, commit not yet */
     bool begun;                     /* and its Begin record is in the log */
@@ -62,6 +63,8 @@ struct ss_pipeline {
     bool whole_pending;        /* something was marked whole and is not durable yet */
     uint64_t sequence;         /* of the record appended last */
     uint64_t whole_sequence;   /* of the last mark */
+    uint64_t told;             /* durable, and said so to those who wait for it */
+    bool more;                 /* the last poll left something unread */
     uint64_t last_change;      /* of the last record that is no idle position */
     size_t schemas_most;       /* bytes of schemas before the source is connected anew */
     int64_t schemas_ms;        /* when it was connected last */
@@ -70,7 +73,7 @@ struct ss_pipeline {
     ss_error full_error;
     int64_t full_retry_ms, full_since_ms;
     char released[SS_POSITION_MAX];
-    uint64_t records;
+    uint64_t records, records_polled; /* appended since start; before the last poll */
     int64_t source_time, idle_ms, heard_ms, nudged_ms, second_ms;
     ss_backoff backoff; /* of connections that failed in a row */
 };

@@ -1,10 +1,11 @@
 /* One connection's life: connect, compare histories, stream, flush, release. Capture thread only.
  *
- * The order that promise 1 rests on is in ss_pipeline_flush: fsynced commit first, then release. */
+ * The order that promise 1 rests on is in tell_durable: fsynced commit first, then release. */
 #include "agents/pipeline_internal.h"
 
 #include "sidespool/log.h"
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -13,6 +14,7 @@
 #define NUDGE_QUIET_MS 1000 /* a quiet source is asked how far it is, so that lag and wait move */
 #define NUDGE_MARKER_MS 200 /* the same while a marker waits */
 #define FULL_RETRY_MS 500
+#define GATHER_US 200
 #define SAY_PREPARING_MS 10000
 
 bool ss_pipeline_stopping(ss_pipeline *p) {
@@ -44,6 +46,50 @@ static ss_status release(ss_pipeline *p, const char *position, ss_error *reterr)
     return SS_OK;
 }
 
+/* No room, or the disk refuses: kept in memory, flushed again. */
+static ss_status flush_failed(ss_pipeline *p, ss_status status, const ss_error *err, ss_error *reterr) {
+    if (reterr != NULL)
+        *reterr = *err;
+    if (status == SS_BUSY || status == SS_RETRY) {
+        ss_pipeline_set_full(p, err);
+        return SS_BUSY;
+    }
+    p->spool_failed = true;
+    return status;
+}
+
+/* Markers go on being written while a commit is under way: told are those that stood in the log before it. */
+static void tell_markers(ss_pipeline *p, uint64_t committed) {
+    uint64_t durable = p->noted_sequence <= committed ? p->marker_noted : 0;
+
+    if (p->marker_sequence <= committed)
+        durable = p->marker_written;
+    if (p->noted_sequence <= committed) {
+        p->marker_noted = p->marker_written;
+        p->noted_sequence = p->marker_sequence;
+    }
+    pthread_mutex_lock(&p->mutex);
+    if (durable > p->marker_durable) {
+        p->marker_durable = durable;
+        pthread_cond_broadcast(&p->cond);
+    }
+    pthread_mutex_unlock(&p->mutex);
+}
+
+static ss_status tell_durable(ss_pipeline *p, ss_error *reterr) {
+    const ss_log_state *state = ss_log_get_state(p->log);
+
+    if (p->whole_sequence <= state->committed)
+        p->whole_pending = false;
+    p->told = state->committed;
+    ss_backoff_reset(&p->backoff);
+    ss_agent_status_source_time(p->setup.status, p->source_time, p->records);
+    ss_agent_status_last_change(p->setup.status, p->last_change);
+    ss_agent_status_committed(p->setup.status, state, NULL);
+    tell_markers(p, state->committed);
+    return release(p, state->position, reterr);
+}
+
 /* Commits what has gathered (or all, with `now`), then tells the source.
  * If we die before the commit, the source sends everything behind its last release again, and
  * recovery has removed what was half written. If we die between commit and release, the source only
@@ -56,36 +102,19 @@ ss_status ss_pipeline_flush(ss_pipeline *p, bool now, ss_error *reterr) {
     if (now && !p->whole_pending && ss_log_pending(p->log) == 0)
         return SS_OK;
     ss_status status = ss_log_flush(p->log, now, &committed, &err);
-    if (status == SS_BUSY ||
-        status == SS_RETRY) { /* no room, or the disk refuses: kept in memory, flushed again */
-        ss_pipeline_set_full(p, &err);
-        if (reterr != NULL)
-            *reterr = err;
-        return SS_BUSY;
-    }
-    if (status != SS_OK) {
-        p->spool_failed = true;
-        if (reterr != NULL)
-            *reterr = err;
-        return status;
-    }
-    /* In a transaction of hours an append commits by itself, and with it a mark that still waited
-     * when the transaction began. */
-    const ss_log_state *state = ss_log_get_state(p->log);
-    if (!committed && !now && !(p->whole_pending && state->committed >= p->whole_sequence))
-        return SS_OK;
-    p->whole_pending = false;
-    ss_backoff_reset(&p->backoff);
-    ss_agent_status_source_time(p->setup.status, p->source_time, p->records);
-    ss_agent_status_last_change(p->setup.status, p->last_change);
-    ss_agent_status_committed(p->setup.status, state, NULL);
-    pthread_mutex_lock(&p->mutex);
-    if (p->marker_durable != p->marker_written) {
-        p->marker_durable = p->marker_written;
-        pthread_cond_broadcast(&p->cond);
-    }
-    pthread_mutex_unlock(&p->mutex);
-    return release(p, state->position, reterr);
+    if (status != SS_OK)
+        return flush_failed(p, status, &err, reterr);
+    return committed || now ? tell_durable(p, reterr) : SS_OK;
+}
+
+/* Keeps commits under way while the source is read, and tells what has become durable since the last turn. */
+static ss_status flush_beside(ss_pipeline *p, ss_log_turn *ret, ss_error *reterr) {
+    ss_error err = {0};
+
+    ss_status status = ss_log_flush_beside(p->log, p->request_fd, ret, &err);
+    if (status != SS_OK)
+        return flush_failed(p, status, &err, reterr);
+    return ss_log_get_state(p->log)->committed > p->told ? tell_durable(p, reterr) : SS_OK;
 }
 
 /* ---- connecting
@@ -411,10 +440,29 @@ static bool may_try_again(ss_pipeline *p, ss_status *ret_status, ss_error *reter
     return true;
 }
 
+/* While a busy source's records cannot be committed yet, nothing is gained by taking each as it comes: every message would
+ * wake this thread, and cost the source the waking. So they gather where they are, for so short a while that a source whose
+ * socket holds a few hundred messages (a walsender's over a Unix socket: about 270) is not stopped by it. */
+static void gather(ss_pipeline *p, const ss_log_turn *log) {
+    struct pollfd wake = {.fd = p->request_fd, .events = POLLIN};
+    long us = log->now == SS_LOG_COMMITS                               ? GATHER_US
+              : log->now == SS_LOG_RESTS && log->wait_us < GATHER_US ? log->wait_us
+              : log->now == SS_LOG_RESTS                               ? GATHER_US
+                                                                       : 0;
+    if (us > 0)
+        (void)ppoll(&wake, 1, &(struct timespec){.tv_nsec = us * 1000}, NULL);
+}
+
+static int poll_wait(const ss_pipeline *p, const ss_log_turn *log) {
+    int most = ss_pipeline_marker_waits(p) ? NUDGE_MARKER_MS : POLL_WAIT_MS;
+    int due = log->now == SS_LOG_RESTS ? (log->wait_us + 999) / 1000 : most;
+
+    return p->more ? 0 : due < most ? due : most;
+}
+
 static ss_status one_turn(ss_pipeline *p, bool *ret_stop, ss_error *reterr) {
     ss_sink sink = ss_pipeline_sink;
     ss_status status;
-    bool more = false;
 
     sink.ctx = p;
     ss_agent_status_turned(p->setup.status);
@@ -439,14 +487,16 @@ static ss_status one_turn(ss_pipeline *p, bool *ret_stop, ss_error *reterr) {
     status = nudge(p, reterr);
     if (status != SS_OK)
         goto out;
-    int wait = p->whole_pending ? 0 : ss_pipeline_marker_waits(p) ? NUDGE_MARKER_MS : POLL_WAIT_MS;
-    status = p->setup.ops->poll(p->source, &sink, wait, p->request_fd, hold, &more, reterr);
+    ss_log_turn log;
+    status = flush_beside(p, &log, reterr);
+    if (status != SS_OK && status != SS_BUSY)
+        goto out;
+    if (p->records_polled != p->records && !p->more && !p->full)
+        gather(p, &log);
+    p->records_polled = p->records;
+    status = p->setup.ops->poll(p->source, &sink, poll_wait(p, &log), p->request_fd, hold || p->full, &p->more, reterr);
     if (status == SS_BUSY)
         status = SS_OK; /* p->full says so when it was the spool */
-    if (status == SS_OK)
-        status = ss_pipeline_flush(p, !more && p->whole_pending, reterr);
-    if (status == SS_BUSY)
-        status = SS_OK;
     if (status == SS_OK)
         status = each_second(p, reterr);
 out:
@@ -477,7 +527,7 @@ ss_status ss_pipeline_settle(ss_pipeline *p, ss_error *reterr) {
     p->source = NULL;
     if (p->in_transaction)
         SS_LOG(SS_INFO, "transaction_cut", SS_U("xid", p->xid));
-    p->in_transaction = p->begun = false;
+    p->in_transaction = p->begun = p->more = false;
     p->emitted = p->emit_skip = 0;
     ss_status status = ss_log_rewind(p->log, reterr);
     if (status == SS_OK && p->whole_pending)

@@ -83,16 +83,21 @@ static ss_status encoded(ss_pipeline *p, ss_error *reterr) {
                    "out of memory while encoding a record; retrying");
 }
 
-ss_status ss_pipeline_append(ss_pipeline *p, const Sidespool__Record *record, ss_error *reterr) {
-    ss_buf_clear(&p->record);
-    ss_record_put(&p->record, record);
+/* Appends what stands in p->record. */
+static ss_status append_encoded(ss_pipeline *p, bool idle, ss_error *reterr) {
     ss_status status = encoded(p, reterr);
     if (status != SS_OK)
         return status;
     status = ss_pipeline_append_bytes(p, ss_bytes_of(p->record.ptr, p->record.len), 0, reterr);
-    if (status == SS_OK && record->body_case != SIDESPOOL__RECORD__BODY_IDLE)
+    if (status == SS_OK && !idle)
         p->last_change = p->sequence;
     return status;
+}
+
+ss_status ss_pipeline_append(ss_pipeline *p, const Sidespool__Record *record, ss_error *reterr) {
+    ss_buf_clear(&p->record);
+    ss_record_put(&p->record, record);
+    return append_encoded(p, record->body_case == SIDESPOOL__RECORD__BODY_IDLE, reterr);
 }
 
 void ss_pipeline_whole(ss_pipeline *p) {
@@ -125,8 +130,10 @@ ss_status ss_pipeline_write_markers(ss_pipeline *p, const char *upto, ss_error *
         /* Whole by itself: a transaction behind it that is cut and sent again does not take it
          * away. */
         ss_pipeline_whole(p);
-        if (marker->id > p->marker_written)
+        if (marker->id > p->marker_written) {
             p->marker_written = marker->id;
+            p->marker_sequence = p->sequence;
+        }
         *at = marker->next;
         if (p->markers.last == &marker->next)
             p->markers.last = at;
@@ -167,13 +174,9 @@ static ss_status ensure_begun(ss_pipeline *p, ss_error *reterr) {
     ss_status status = ss_pipeline_write_markers(p, p->at, reterr);
     if (status != SS_OK)
         return status;
-    Sidespool__Begin begin = SIDESPOOL__BEGIN__INIT;
-    Sidespool__Record record = SIDESPOOL__RECORD__INIT;
-    begin.commit_time = p->commit_time;
-    begin.xid = p->xid;
-    record.body_case = SIDESPOOL__RECORD__BODY_BEGIN;
-    record.begin = &begin;
-    status = ss_pipeline_append(p, &record, reterr);
+    ss_buf_clear(&p->record);
+    ss_record_put_begin(&p->record, p->commit_time, p->xid);
+    status = append_encoded(p, false, reterr);
     if (status == SS_OK)
         p->begun = true;
     return status;
@@ -346,13 +349,9 @@ static ss_status sink_commit(void *ctx, const char *position, int64_t commit_tim
         p->in_transaction = false;
         return sink_idle(p, position, commit_time_us, reterr);
     }
-    Sidespool__Commit commit = SIDESPOOL__COMMIT__INIT;
-    Sidespool__Record record = SIDESPOOL__RECORD__INIT;
-    commit.position = (char *)(uintptr_t)position; /* packed, never written to */
-    commit.commit_time = commit_time_us;
-    record.body_case = SIDESPOOL__RECORD__BODY_COMMIT;
-    record.commit = &commit;
-    ss_status status = ss_pipeline_append(p, &record, reterr);
+    ss_buf_clear(&p->record);
+    ss_record_put_commit(&p->record, ss_bytes_str(position), commit_time_us);
+    ss_status status = append_encoded(p, false, reterr);
     if (status != SS_OK)
         return status;
     p->in_transaction = false;

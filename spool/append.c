@@ -38,11 +38,15 @@ ss_status ss_log_put_schema(ss_log *log, uint64_t schema_id, ss_bytes packed, ss
     if (schema_id == 0)
         return ss_fail(reterr, SS_STOP, SS_SPOOL_INTERNAL, "schema 0 was put into %s/%s", log->spool->dir,
                        ss_kind_name(log->kind));
+    if (ss_schema_map_find(&log->schemas, schema_id) != NULL)
+        return SS_OK;
+    ss_log_land(log);
     return ss_schema_map_put(&log->schemas, schema_id, packed) != NULL ? SS_OK : no_memory(log, reterr);
 }
 
 void ss_log_forget_schemas(ss_log *log) {
-    if (ss_log_pending(log) == 0 && log->frames_count == 0 && log->next_ids_count == 0) {
+    ss_log_land(log);
+    if (ss_log_pending(log) == 0 && log->gather.count == 0 && log->flight.count == 0 && log->next_ids_count == 0) {
         log->open_ids_count = 0; /* of a frame without records */
         ss_schema_map_clear(&log->schemas);
     }
@@ -84,22 +88,24 @@ static void list_in_frame(ss_log *log, uint64_t id) {
 /* ---- closing a frame ---- */
 
 static ss_status keep_ready(ss_log *log, ss_ready ready, ss_error *reterr) {
-    if (log->frames_count == log->frames_cap) {
-        size_t cap = log->frames_cap == 0 ? 64 : log->frames_cap * 2;
-        ss_ready *frames = realloc(log->frames, cap * sizeof(*frames));
+    ss_frames *to = &log->gather;
+    if (to->count == to->cap) {
+        size_t cap = to->cap == 0 ? 64 : to->cap * 2;
+        ss_ready *frames = realloc(to->frames, cap * sizeof(*frames));
         if (frames == NULL)
             return no_memory(log, reterr);
-        log->frames = frames;
-        log->frames_cap = cap;
+        to->frames = frames;
+        to->cap = cap;
     }
-    if (!ids_reserve(&log->ids, &log->ids_cap, log->ids_count + log->open_ids_count))
+    if (!ids_reserve(&to->ids, &to->ids_cap, to->ids_count + log->open_ids_count))
         return no_memory(log, reterr);
-    ready.ids_at = log->ids_count;
+    ready.ids_at = to->ids_count;
     ready.ids = log->open_ids_count;
     if (ready.ids > 0)
-        memcpy(log->ids + log->ids_count, log->open_ids, ready.ids * sizeof(uint64_t));
-    log->ids_count += ready.ids;
-    log->frames[log->frames_count++] = ready;
+        memcpy(to->ids + to->ids_count, log->open_ids, ready.ids * sizeof(uint64_t));
+    to->ids_count += ready.ids;
+    to->frames[to->count++] = ready;
+    to->raw += ready.raw;
     return SS_OK;
 }
 
@@ -109,20 +115,20 @@ ss_status ss_log_close_frame(ss_log *log, ss_error *reterr) {
     uint32_t count = split ? log->mark_count : log->open_count;
     if (len == 0)
         return SS_OK;
-    ss_ready ready = {.at = log->ready.len, .raw = len, .first = log->open_first, .count = count};
+    ss_buf *bytes = &log->gather.bytes;
+    ss_ready ready = {.at = bytes->len, .raw = len, .first = log->open_first, .count = count};
     int level = log->spool->options.zstd_level;
     ss_status status = ss_frame_encode(log->zstd, level, ss_bytes_of(log->open.ptr, len), log->open_first, count,
-                                       log->chain, &log->ready, &ready.crc, reterr);
-    log->ready.bad = false; /* a refused growth is reported once and may succeed later */
+                                       log->chain, bytes, &ready.crc, reterr);
+    bytes->bad = false; /* a refused growth is reported once and may succeed later */
     if (status != SS_OK)
         return status;
-    ready.len = log->ready.len - ready.at;
+    ready.len = bytes->len - ready.at;
     status = keep_ready(log, ready, reterr);
     if (status != SS_OK) {
-        log->ready.len = ready.at;
+        bytes->len = ready.at;
         return status;
     }
-    log->ready_raw += len;
     log->chain = ready.crc;
     log->open_first += count;
     log->open_count -= count;
@@ -143,18 +149,40 @@ ss_status ss_log_close_frame(ss_log *log, ss_error *reterr) {
 
 /* ---- forgetting ---- */
 
+static void forget_frames_beyond(ss_frames *frames, uint64_t mark) {
+    while (frames->count > frames->done && frames->frames[frames->count - 1].first > mark) {
+        ss_ready *last = &frames->frames[--frames->count];
+        frames->bytes.len = last->at;
+        frames->raw -= last->raw;
+        frames->ids_count = last->ids_at;
+    }
+}
+
+void ss_frames_clear(ss_frames *frames) {
+    ss_buf_clear(&frames->bytes);
+    frames->count = frames->done = frames->ids_count = frames->raw = 0;
+    frames->marked = false;
+}
+
+void ss_frames_done(ss_frames *frames) {
+    ss_buf_done(&frames->bytes);
+    ss_buf_done(&frames->position);
+    free(frames->frames);
+    free(frames->ids);
+}
+
 void ss_log_forget_unmarked(ss_log *log) {
     size_t left = log->open_mark;
     forget_next_ids(log);
     if (left == 0) {
         /* the mark is at the end of a closed frame, or further back: frames beyond it go too */
-        while (log->frames_count > log->frames_done && log->frames[log->frames_count - 1].first > log->mark) {
-            ss_ready *last = &log->frames[--log->frames_count];
-            log->ready.len = last->at;
-            log->ready_raw -= last->raw;
-            log->ids_count = last->ids_at;
-        }
-        log->chain = log->frames_count > log->frames_done ? log->frames[log->frames_count - 1].crc : log->disk_chain;
+        const ss_frames *sets[] = {&log->flight, &log->gather};
+        forget_frames_beyond(&log->gather, log->mark);
+        forget_frames_beyond(&log->flight, log->mark);
+        log->chain = log->disk_chain;
+        for (size_t i = 0; i < 2; i++)
+            if (sets[i]->count > sets[i]->done)
+                log->chain = sets[i]->frames[sets[i]->count - 1].crc;
         log->open_first = log->mark + 1;
         log->open_ids_count = 0;
         log->frame_serial++;
@@ -166,17 +194,15 @@ void ss_log_forget_unmarked(ss_log *log) {
 
 void ss_log_forget_pending(ss_log *log) {
     ss_buf_clear(&log->open);
-    ss_buf_clear(&log->ready);
-    log->frames_count = log->frames_done = 0;
-    log->ids_count = log->open_ids_count = 0;
+    ss_frames_clear(&log->gather);
+    ss_frames_clear(&log->flight);
+    log->open_ids_count = 0;
     forget_next_ids(log);
-    log->ready_raw = 0;
     log->open_count = log->mark_count = 0;
     log->open_mark = 0;
-    log->mark_waiting = false;
     log->frame_serial++;
     log->chain = log->disk_chain;
-    log->mark = log->meta.committed;
+    log->mark = log->flight_mark = log->meta.committed;
     log->next = log->disk_last + 1;
     log->open_first = log->next;
 }
@@ -184,8 +210,10 @@ void ss_log_forget_pending(ss_log *log) {
 void ss_log_memory_low(ss_log *log) {
     if (log->open.len == 0 && log->open.cap > KEEP_BYTES)
         ss_buf_done(&log->open);
-    if (log->ready.len == 0 && log->ready.cap > KEEP_BYTES)
-        ss_buf_done(&log->ready);
+    ss_frames *sets[] = {&log->flight, &log->gather};
+    for (size_t i = 0; i < 2; i++)
+        if (sets[i]->bytes.len == 0 && sets[i]->bytes.cap > KEEP_BYTES)
+            ss_buf_done(&sets[i]->bytes);
 }
 
 /* ---- quota ---- */
@@ -201,11 +229,11 @@ uint64_t ss_log_limit(const ss_log *log) {
 }
 
 /* What this log would hold were everything pending, and `need` more, written now: compressed bytes for closed frames,
- * plain bytes for the open one, page rounding and the pages that a commit touches. */
+ * plain bytes for the open one, page rounding and the pages that a commit touches. While a commit is under way what it has
+ * written counts twice. */
 static uint64_t would_hold(const ss_log *log, uint64_t need) {
-    uint64_t page = log->segment != NULL ? log->segment->page : 4096;
-    return atomic_load(&log->spool->used[log->kind]) + log->ready.len + log->open.len + need +
-           (log->frames_count - log->frames_done + 24) * page;
+    return atomic_load(&log->spool->used[log->kind]) + log->flight.bytes.len + log->gather.bytes.len + log->open.len +
+           need + (log->flight.count + log->gather.count + 24) * log->page;
 }
 
 /* Full, and waiting cannot help? Only what lies wholly before the unfinished transaction can ever be trimmed. */
@@ -219,9 +247,11 @@ static bool never_fits(const ss_log *log, uint64_t need) {
 
 static uint64_t transaction_bytes(const ss_log *log) {
     uint64_t bytes = log->open.len - log->open_mark;
-    for (size_t i = log->frames_done; i < log->frames_count; i++)
-        if (log->frames[i].first > log->mark)
-            bytes += log->frames[i].len;
+    const ss_frames *sets[] = {&log->flight, &log->gather};
+    for (size_t k = 0; k < 2; k++)
+        for (size_t i = sets[k]->done; i < sets[k]->count; i++)
+            if (sets[k]->frames[i].first > log->mark)
+                bytes += sets[k]->frames[i].len;
     for (size_t i = 0; i < log->names.count; i++)
         if (i + 1 == log->names.count || log->names.items[i + 1].first > log->mark + 1)
             bytes += log->names.items[i].bytes;
@@ -254,7 +284,12 @@ static ss_status make_room(ss_log *log, uint64_t need, ss_error *reterr) {
         return SS_OK;
     }
     bool shared;
-    uint64_t hold = would_hold(log, 0), room = room_now(log, &shared);
+    uint64_t room = room_now(log, &shared);
+    if (room < need) { /* before anything is refused: what is there, exactly */
+        ss_log_land(log);
+        room = room_now(log, &shared);
+    }
+    uint64_t hold = would_hold(log, 0);
     if (room >= need) {
         log->room = room < slice ? room : slice;
         atomic_store(&log->spool->refused[log->kind], ROOM_FOUND);
@@ -282,6 +317,10 @@ void ss_log_look_for_room(ss_log *log) {
 
 /* ---- appending ---- */
 
+static bool gathered_much(const ss_log *log) {
+    return log->open.len + log->gather.raw >= (log->beside.started ? SPOOL_BESIDE_BYTES : SPOOL_PENDING_BYTES);
+}
+
 static ss_status append_prepare(ss_log *log, size_t need, ss_error *reterr) {
     if (need > SPOOL_RECORD_LIMIT)
         return ss_fail(reterr, SS_STOP, SS_SPOOL_RECORD, "%s/%s: a record of %zu bytes is larger than %zu",
@@ -291,8 +330,8 @@ static ss_status append_prepare(ss_log *log, size_t need, ss_error *reterr) {
         if (status != SS_OK)
             return status;
     }
-    if (log->open.len + log->ready_raw >= SPOOL_PENDING_BYTES) {
-        ss_status status = ss_log_commit(log, reterr);
+    if (gathered_much(log)) {
+        ss_status status = log->beside.started ? ss_log_commit_beside(log, reterr) : ss_log_commit(log, reterr);
         if (status != SS_OK)
             return status;
     }
@@ -310,7 +349,7 @@ ss_status ss_log_append(ss_log *log, ss_bytes record, uint64_t schema_id, uint64
     if (schema_id != 0 && ss_schema_map_find(&log->schemas, schema_id) == NULL)
         return ss_log_use_schema(log, schema_id, reterr); /* fails, with the reason */
     if (need > log->room || log->open.len + need > log->spool->options.frame_bytes ||
-        log->open.len + log->ready_raw >= SPOOL_PENDING_BYTES) {
+        gathered_much(log)) {
         ss_status status = append_prepare(log, need, reterr);
         if (status != SS_OK)
             return status;
@@ -320,7 +359,7 @@ ss_status ss_log_append(ss_log *log, ss_bytes record, uint64_t schema_id, uint64
         log->open.bad = false;
         return no_memory(log, reterr);
     }
-    if (log->open.len == 0 && log->frames_count == 0 && !log->mark_waiting)
+    if (log->open.len == 0 && log->gather.count == 0 && !log->gather.marked)
         log->since_ms = ss_now_ms();
     size_t prefix = ss_varint_put(to, record.len);
     if (record.len > 0)
@@ -340,17 +379,18 @@ ss_status ss_log_append(ss_log *log, ss_bytes record, uint64_t schema_id, uint64
 }
 
 void ss_log_mark_whole(ss_log *log, ss_bytes position) {
-    if (!log->mark_waiting && log->open.len == 0 && log->frames_count == 0)
+    ss_frames *gather = &log->gather;
+    if (!gather->marked && log->open.len == 0 && gather->count == 0)
         log->since_ms = ss_now_ms();
-    ss_buf_clear(&log->mark_position);
-    ss_buf_put(&log->mark_position, position.ptr, position.len);
-    (void)ss_buf_cstr(&log->mark_position);
+    ss_buf_clear(&gather->position);
+    ss_buf_put(&gather->position, position.ptr, position.len);
+    (void)ss_buf_cstr(&gather->position);
     log->mark = log->next - 1;
-    log->mark_waiting = true;
+    gather->marked = true;
     log->open_mark = log->open.len;
     log->mark_count = log->open_count;
 }
 
 size_t ss_log_pending(const ss_log *log) {
-    return log->open.len + log->ready_raw;
+    return log->open.len + log->gather.raw + log->flight.raw;
 }

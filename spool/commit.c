@@ -93,7 +93,7 @@ ss_status ss_log_reopen(ss_log *log, ss_error *reterr) {
     }
     /* The failed commit may be there (then `committed` is its mark), or not; anything else is not our file. */
     if (status == SS_OK && (strcmp(seen.spool_id, log->meta.spool_id) != 0 ||
-                            (seen.committed != log->meta.committed && seen.committed > log->mark)))
+                            (seen.committed != log->meta.committed && seen.committed > log->flight_mark)))
         status = ss_fail(reterr, SS_STOP, SS_SPOOL_DAMAGED, "%s was changed by somebody else", segment->path);
     ss_meta_done(&seen);
     if (status != SS_OK) {
@@ -241,7 +241,7 @@ static uint64_t pages_of(const ss_log *log, size_t len) {
 static uint64_t frame_pages(ss_log *log, const ss_ready *frame) {
     uint64_t pages = pages_of(log, frame->len);
     for (size_t i = 0; i < frame->ids; i++) {
-        ss_schema_entry *entry = ss_schema_map_find(&log->schemas, log->ids[frame->ids_at + i]);
+        ss_schema_entry *entry = ss_schema_map_look(&log->schemas, log->flight.ids[frame->ids_at + i]);
         if (entry != NULL && entry->in_segment != log->segment_serial)
             pages += pages_of(log, entry->packed.len);
     }
@@ -256,9 +256,9 @@ static ss_status plan(ss_log *log, size_t *ret_to, ss_error *reterr) {
         return ss_segment_fail(rc, log->segment->path, "look at", reterr);
     uint64_t total = info.me_mapsize / log->segment->page;
     uint64_t taken = info.me_last_pgno + 1 + ss_segment_reserve_pages(total) + COMMIT_PAGES;
-    size_t to = log->frames_done;
-    while (to < log->frames_count) {
-        uint64_t pages = frame_pages(log, &log->frames[to]);
+    size_t to = log->flight.done;
+    while (to < log->flight.count) {
+        uint64_t pages = frame_pages(log, &log->flight.frames[to]);
         if (taken + pages > total)
             break;
         taken += pages;
@@ -270,7 +270,7 @@ static ss_status plan(ss_log *log, size_t *ret_to, ss_error *reterr) {
 
 static int put_frame(ss_log *log, MDB_txn *txn, const ss_ready *frame) {
     for (size_t i = 0; i < frame->ids; i++) {
-        ss_schema_entry *entry = ss_schema_map_find(&log->schemas, log->ids[frame->ids_at + i]);
+        ss_schema_entry *entry = ss_schema_map_look(&log->schemas, log->flight.ids[frame->ids_at + i]);
         if (entry == NULL || entry->in_segment == log->segment_serial)
             continue;
         uint8_t id[8];
@@ -282,7 +282,7 @@ static int put_frame(ss_log *log, MDB_txn *txn, const ss_ready *frame) {
     }
     uint8_t sequence[8];
     ss_put_key(sequence, frame->first);
-    MDB_val k = {sizeof(sequence), sequence}, v = {frame->len, log->ready.ptr + frame->at};
+    MDB_val k = {sizeof(sequence), sequence}, v = {frame->len, log->flight.bytes.ptr + frame->at};
     return mdb_put(txn, log->segment->frames, &k, &v, MDB_APPEND);
 }
 
@@ -296,12 +296,12 @@ static int write_some(ss_log *log, size_t to, bool with_mark) {
         ss_log_extend_file(log->segment);
         rc = ss_log_delete_beyond(log, txn, log->disk_last, SIZE_MAX, &deleted);
     }
-    for (size_t i = log->frames_done; rc == 0 && i < to; i++)
-        rc = put_frame(log, txn, &log->frames[i]);
+    const ss_buf *position = &log->flight.position;
+    for (size_t i = log->flight.done; rc == 0 && i < to; i++)
+        rc = put_frame(log, txn, &log->flight.frames[i]);
     if (with_mark) {
-        rc = rc ? rc : ss_meta_put_u64(log->segment, txn, "committed", log->mark);
-        rc = rc ? rc : ss_meta_put(log->segment, txn, "position",
-                                   ss_bytes_of(log->mark_position.ptr, log->mark_position.len));
+        rc = rc ? rc : ss_meta_put_u64(log->segment, txn, "committed", log->flight_mark);
+        rc = rc ? rc : ss_meta_put(log->segment, txn, "position", ss_bytes_of(position->ptr, position->len));
     } else if (log->suspect) { /* a failed commit may have moved them */
         rc = rc ? rc : ss_meta_put_u64(log->segment, txn, "committed", log->meta.committed);
         rc = rc ? rc : ss_meta_put(log->segment, txn, "position",
@@ -317,7 +317,7 @@ static int write_some(ss_log *log, size_t to, bool with_mark) {
 
 /* Removes from the newest segment what a failed commit may have left there, before another file follows it. */
 static ss_status clean(ss_log *log, ss_error *reterr) {
-    int rc = write_some(log, log->frames_done, false);
+    int rc = write_some(log, log->flight.done, false);
     if (rc != 0)
         return ss_log_broken(log, rc, "clean up", reterr);
     log->suspect = false;
@@ -383,37 +383,30 @@ ss_status ss_log_roll(ss_log *log, uint64_t pages, ss_error *reterr) {
     else
         log->names.items[log->names.count - 2].handle = old;
     ss_log_measure(log);
-    ss_log_publish(log);
     return ss_log_finish_roll(log, reterr);
 }
 
 /* ---- commit ---- */
 
 static void wrote_some(ss_log *log, size_t to, bool with_mark) {
-    for (size_t i = log->frames_done; i < to; i++) {
-        const ss_ready *frame = &log->frames[i];
+    ss_frames *flight = &log->flight;
+    for (size_t i = flight->done; i < to; i++) {
+        const ss_ready *frame = &flight->frames[i];
         for (size_t k = 0; k < frame->ids; k++)
-            ss_schema_map_find(&log->schemas, log->ids[frame->ids_at + k])->in_segment = log->segment_serial;
+            ss_schema_map_look(&log->schemas, flight->ids[frame->ids_at + k])->in_segment = log->segment_serial;
         log->disk_last = frame->first + frame->count - 1;
         log->disk_chain = frame->crc;
-        log->ready_raw -= frame->raw;
     }
-    log->frames_done = to;
+    flight->done = to;
     log->suspect = false;
     if (with_mark) {
         ss_buf old = log->meta.position;
-        log->meta.position = log->mark_position;
-        log->mark_position = old; /* reused by the next mark */
-        log->meta.committed = log->mark;
-        log->mark_waiting = false;
-    }
-    if (to == log->frames_count) {
-        ss_buf_clear(&log->ready);
-        log->frames_count = log->frames_done = log->ids_count = 0;
-        ss_log_memory_low(log);
+        log->meta.position = flight->position;
+        flight->position = old; /* state.position still points into it, until ss_log_landed */
+        log->meta.committed = log->flight_mark;
+        flight->marked = false;
     }
     ss_log_measure(log);
-    ss_log_publish(log);
 }
 
 /* MAP_FULL although it was planned: a reader that died keeps old pages from being used again. */
@@ -427,26 +420,29 @@ static ss_status map_full(ss_log *log, unsigned *tries, ss_error *reterr) {
                        log->segment->path);
     if (found && *tries == 1)
         return SS_OK;
-    uint64_t pages = log->frames_done < log->frames_count ? frame_pages(log, &log->frames[log->frames_done]) : 1;
+    const ss_frames *flight = &log->flight;
+    uint64_t pages = flight->done < flight->count ? frame_pages(log, &flight->frames[flight->done]) : 1;
     return ss_log_roll(log, pages << *tries, reterr);
 }
 
 /* Drops the durable frames of a commit that stopped half-way from memory, keeping what waits. */
-static void compact(ss_log *log) {
-    size_t done = log->frames_done;
-    if (done == 0 || done == log->frames_count)
+static void compact(ss_frames *flight) {
+    size_t done = flight->done;
+    if (done == 0)
         return;
-    size_t bytes = log->frames[done].at, ids = log->frames[done].ids_at;
-    memmove(log->ready.ptr, log->ready.ptr + bytes, log->ready.len - bytes);
-    memmove(log->ids, log->ids + ids, (log->ids_count - ids) * sizeof(uint64_t));
-    memmove(log->frames, log->frames + done, (log->frames_count - done) * sizeof(*log->frames));
-    log->frames_count -= done;
-    log->ready.len -= bytes;
-    log->ids_count -= ids;
-    log->frames_done = 0;
-    for (size_t i = 0; i < log->frames_count; i++) {
-        log->frames[i].at -= bytes;
-        log->frames[i].ids_at -= ids;
+    size_t bytes = flight->frames[done].at, ids = flight->frames[done].ids_at;
+    memmove(flight->bytes.ptr, flight->bytes.ptr + bytes, flight->bytes.len - bytes);
+    memmove(flight->ids, flight->ids + ids, (flight->ids_count - ids) * sizeof(uint64_t));
+    for (size_t i = 0; i < done; i++)
+        flight->raw -= flight->frames[i].raw;
+    memmove(flight->frames, flight->frames + done, (flight->count - done) * sizeof(*flight->frames));
+    flight->count -= done;
+    flight->bytes.len -= bytes;
+    flight->ids_count -= ids;
+    flight->done = 0;
+    for (size_t i = 0; i < flight->count; i++) {
+        flight->frames[i].at -= bytes;
+        flight->frames[i].ids_at -= ids;
     }
 }
 
@@ -459,9 +455,10 @@ static ss_status commit_step(ss_log *log, unsigned *tries, ss_error *reterr) {
         status = plan(log, &to, reterr);
     if (status != SS_OK)
         return status;
-    if (to == log->frames_done && to < log->frames_count)
-        return ss_log_roll(log, frame_pages(log, &log->frames[to]), reterr);
-    bool with_mark = log->mark_waiting && (to == log->frames_count || log->frames[to].first > log->mark);
+    const ss_frames *flight = &log->flight;
+    if (to == flight->done && to < flight->count)
+        return ss_log_roll(log, frame_pages(log, &flight->frames[to]), reterr);
+    bool with_mark = flight->marked && (to == flight->count || flight->frames[to].first > log->flight_mark);
     int rc = write_some(log, to, with_mark);
     if (rc == MDB_MAP_FULL)
         return map_full(log, tries, reterr);
@@ -471,16 +468,43 @@ static ss_status commit_step(ss_log *log, unsigned *tries, ss_error *reterr) {
     return SS_OK;
 }
 
-ss_status ss_log_commit(ss_log *log, ss_error *reterr) {
-    ss_status status = SS_OK;
-    if (log->mark_waiting && log->mark_position.bad)
+ss_status ss_log_take_off(ss_log *log, ss_error *reterr) {
+    if (log->gather.marked && log->gather.position.bad)
         return ss_fail(reterr, SS_RETRY, SS_SPOOL_MEMORY, "out of memory for the position of %s", log->spool->dir);
-    while (status == SS_OK && (log->open_mark > 0 || log->open.len >= log->spool->options.frame_bytes))
-        status = ss_log_close_frame(log, reterr);
+    while (log->open_mark > 0 || log->open.len >= log->spool->options.frame_bytes) {
+        ss_status status = ss_log_close_frame(log, reterr);
+        if (status != SS_OK)
+            return status;
+    }
+    ss_frames empty = log->flight;
+    log->flight = log->gather;
+    log->gather = empty;
+    log->flight_mark = log->mark;
+    return SS_OK;
+}
+
+bool ss_log_has_flight(const ss_log *log) {
+    return log->flight.count > 0 || log->flight.marked;
+}
+
+void ss_log_landed(ss_log *log) {
+    ss_frames *flight = &log->flight;
+    if (flight->done < flight->count) {
+        compact(flight);
+    } else {
+        bool marked = flight->marked; /* a mark that still waits, behind frames that are durable */
+        ss_frames_clear(flight);
+        flight->marked = marked;
+        ss_log_memory_low(log);
+    }
+    ss_log_publish(log);
+}
+
+ss_status ss_log_fly(ss_log *log, ss_error *reterr) {
+    ss_status status = SS_OK;
     unsigned tries = 0;
-    while (status == SS_OK && (log->frames_done < log->frames_count || log->mark_waiting))
+    while (status == SS_OK && (log->flight.done < log->flight.count || log->flight.marked))
         status = commit_step(log, &tries, reterr);
-    compact(log);
     if (status == SS_OK && log->seal_waiting) {
         ss_error later; /* what is committed is committed; ss_log_trim tries again and returns it */
         if (ss_log_seal_waiting(log, &later) != SS_OK)
@@ -489,11 +513,28 @@ ss_status ss_log_commit(ss_log *log, ss_error *reterr) {
     return status;
 }
 
+ss_status ss_log_commit(ss_log *log, ss_error *reterr) {
+    ss_status status = SS_OK;
+    ss_log_land(log);
+    log->beside.status = SS_OK; /* what failed is tried again here */
+    /* First what failed, then what has gathered since; a second flight only after the first has landed. */
+    for (int flight = ss_log_has_flight(log) ? 0 : 1; status == SS_OK && flight < 2; flight++) {
+        if (flight == 1)
+            status = ss_log_take_off(log, reterr);
+        if (status == SS_OK) {
+            status = ss_log_fly(log, reterr);
+            ss_log_landed(log);
+        }
+    }
+    return status;
+}
+
 ss_status ss_log_flush(ss_log *log, bool now, bool *ret_committed, ss_error *reterr) {
     if (ret_committed != NULL)
         *ret_committed = false;
-    bool due = log->open.len + log->ready_raw >= SPOOL_PENDING_BYTES;
-    if (!due && log->mark_waiting)
+    ss_log_land(log);
+    bool due = ss_log_pending(log) >= SPOOL_PENDING_BYTES;
+    if (!due && (log->gather.marked || ss_log_has_flight(log)))
         due = now || ss_now_ms() - log->since_ms >= SS_LOG_COMMIT_MS;
     if (!due)
         return SS_OK;
@@ -527,7 +568,9 @@ static int write_identity(ss_log *log, const char *identity, uint64_t epoch) {
 }
 
 ss_status ss_log_set_identity(ss_log *log, const char *identity, bool new_epoch, ss_error *reterr) {
-    if (ss_log_pending(log) > 0 || log->mark_waiting || log->disk_last != log->meta.committed)
+    ss_log_land(log);
+    if (ss_log_pending(log) > 0 || log->gather.marked || ss_log_has_flight(log) ||
+        log->disk_last != log->meta.committed)
         return ss_fail(reterr, SS_STOP, SS_SPOOL_INTERNAL, "%s: the identity was set inside a transaction",
                        log->spool->dir);
     ss_buf copy;

@@ -17,11 +17,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define POSITION_ROOM 4096 /* of a position; a longer one may find no memory */
 #define DELETE_CHUNK 256 /* frames in one transaction: their pages go to the free list, which needs room too */
 
 void ss_log_publish(ss_log *log) {
     ss_log_state *state = &log->state;
     memcpy(state->spool_id, log->meta.spool_id, sizeof(state->spool_id));
+    if (log->segment != NULL)
+        log->page = log->segment->page;
     state->epoch = log->meta.epoch;
     state->committed = log->meta.committed;
     uint64_t first = log->names.count > 0 ? log->names.items[0].first : 1;
@@ -392,6 +395,8 @@ ss_status ss_log_truncate(ss_log *log, ss_error *reterr) {
 }
 
 ss_status ss_log_rewind(ss_log *log, ss_error *reterr) {
+    ss_log_land(log);
+    log->beside.status = SS_OK; /* what failed waits for the next flush, or is forgotten */
     ss_log_forget_unmarked(log);
     if (log->disk_last <= log->mark)
         return SS_OK; /* it had not come to disk */
@@ -403,11 +408,14 @@ ss_status ss_log_rewind(ss_log *log, ss_error *reterr) {
         status = ss_log_truncate(log, reterr);
     if (status != SS_OK)
         return status;
-    ss_buf keep = log->mark_position; /* a mark without records may wait: it only moves the position */
-    bool waiting = log->mark_waiting;
+    /* a mark without records may wait: it only moves the position */
+    ss_frames *last = log->gather.marked || !log->flight.marked ? &log->gather : &log->flight;
+    bool waiting = last->marked;
+    ss_buf keep = last->position;
+    last->position = log->gather.position;
     ss_log_forget_pending(log);
-    log->mark_position = keep;
-    log->mark_waiting = waiting;
+    log->gather.position = keep;
+    log->gather.marked = waiting;
     return SS_OK;
 }
 
@@ -533,12 +541,17 @@ ss_status ss_log_open(ss_spool *spool, ss_log_kind kind, ss_log **ret, ss_error 
     log->segment_serial = log->frame_serial = log->next_serial = 1; /* 0 is "never" */
     ss_meta_init(&log->meta);
     ss_buf_init(&log->open);
-    ss_buf_init(&log->ready);
-    ss_buf_init(&log->mark_position);
-    (void)ss_buf_cstr(&log->meta.identity);
-    (void)ss_buf_cstr(&log->meta.position);
+    ss_buf_init(&log->gather.bytes);
+    ss_buf_init(&log->gather.position);
+    ss_buf_init(&log->flight.bytes);
+    ss_buf_init(&log->flight.position);
+    log->beside.wake_fd = -1;
+    /* A mark must find room: it cannot fail, and what it could not note would keep every later commit from being made. */
+    bool room = ss_buf_reserve(&log->meta.identity, 1) != NULL && ss_buf_reserve(&log->meta.position, POSITION_ROOM) != NULL &&
+                ss_buf_reserve(&log->gather.position, POSITION_ROOM) != NULL &&
+                ss_buf_reserve(&log->flight.position, POSITION_ROOM) != NULL;
     log->zstd = ZSTD_createCCtx();
-    ss_status status = log->zstd == NULL
+    ss_status status = log->zstd == NULL || !room
                            ? ss_fail(reterr, SS_RETRY, SS_SPOOL_MEMORY, "out of memory opening %s", spool->dir)
                            : ss_log_recover(log, reterr);
     if (status != SS_OK) {
@@ -552,6 +565,7 @@ ss_status ss_log_open(ss_spool *spool, ss_log_kind kind, ss_log **ret, ss_error 
 void ss_log_close(ss_log *log) {
     if (log == NULL)
         return;
+    ss_beside_done(log);
     atomic_store(&log->spool->refused[log->kind], ROOM_FOUND);
     ss_segment_close(log->segment);
     ss_cursors_close(log->cursors);
@@ -561,13 +575,11 @@ void ss_log_close(ss_log *log) {
     ss_segment_names_done(&log->names);
     ss_meta_done(&log->meta);
     ss_buf_done(&log->open);
-    ss_buf_done(&log->ready);
-    ss_buf_done(&log->mark_position);
+    ss_frames_done(&log->gather);
+    ss_frames_done(&log->flight);
     ss_schema_map_done(&log->schemas);
     free(log->open_ids);
     free(log->next_ids);
-    free(log->frames);
-    free(log->ids);
     ZSTD_freeCCtx(log->zstd);
     free(log);
 }

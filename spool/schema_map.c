@@ -10,15 +10,19 @@ static size_t slot_of(const ss_schema_map *map, uint64_t id) {
     return at;
 }
 
-ss_schema_entry *ss_schema_map_find(ss_schema_map *map, uint64_t id) {
-    if (map->last != NULL && map->last->id == id)
-        return map->last;
+ss_schema_entry *ss_schema_map_look(const ss_schema_map *map, uint64_t id) {
     if (map->cap == 0)
         return NULL;
     ss_schema_entry *entry = &map->slots[slot_of(map, id)];
-    if (entry->packed.ptr == NULL)
-        return NULL;
-    map->last = entry;
+    return entry->packed.ptr == NULL ? NULL : entry;
+}
+
+ss_schema_entry *ss_schema_map_find(ss_schema_map *map, uint64_t id) {
+    if (map->last != NULL && map->last->id == id)
+        return map->last;
+    ss_schema_entry *entry = ss_schema_map_look(map, id);
+    if (entry != NULL)
+        map->last = entry;
     return entry;
 }
 

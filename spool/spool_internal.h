@@ -4,6 +4,7 @@
  * segment.c  one LMDB file: create, open (one handle per file per process), meta, names, errors
  * schema_map.c  schema id -> packed Schema, for writer and reader
  * append.c   records -> frames in memory        commit.c  frames in memory -> disk, roll
+ * beside.c   the thread that commits while the log's owner goes on appending
  * recover.c  open, rewind: what lies beyond `committed` goes
  * trim.c     what every consumer has passed goes    cursor.c  consumers    read.c  readers */
 #ifndef SPOOL_INTERNAL_H
@@ -20,6 +21,7 @@
 #define SPOOL_FORMAT 1u      /* of frames, and what a reader must know */
 #define SPOOL_META_FORMAT 2u /* 2: meta has a checksum */
 #define SPOOL_PENDING_BYTES ((size_t)8 << 20)
+#define SPOOL_BESIDE_BYTES (SPOOL_PENDING_BYTES / 2) /* while as much again may be on its way to disk */
 #define SPOOL_FRAME_BYTES ((size_t)256 << 10)
 #define SPOOL_SEGMENT_BYTES ((uint64_t)256 << 20)
 #define SPOOL_SEGMENT_LEAST ((uint64_t)1 << 20)
@@ -138,6 +140,8 @@ typedef struct {
     ss_schema_entry *last; /* most records use the schema of the record before */
 } ss_schema_map;
 ss_schema_entry *ss_schema_map_find(ss_schema_map *map, uint64_t id);
+/* The same for the thread beside: without remembering the last one. */
+ss_schema_entry *ss_schema_map_look(const ss_schema_map *map, uint64_t id);
 /* Copies `packed`; NULL: out of memory. An entry that is there stays. Pointers to entries move, bytes do not. */
 ss_schema_entry *ss_schema_map_put(ss_schema_map *map, uint64_t id, ss_bytes packed);
 void ss_schema_map_clear(ss_schema_map *map);
@@ -163,6 +167,34 @@ typedef struct {
     size_t ids_at, ids; /* schemas that it uses, in log->ids */
 } ss_ready;
 
+/* Frames that wait, in order, and the mark that their commit moves to. */
+typedef struct {
+    ss_buf bytes;
+    ss_ready *frames;
+    size_t count, cap;
+    size_t done; /* frames that are durable already, while a commit is under way */
+    uint64_t *ids;
+    size_t ids_count, ids_cap;
+    size_t raw; /* bytes before compression */
+    bool marked; /* the mark is not durable yet */
+    ss_buf position;
+} ss_frames;
+
+/* The thread of beside.c. Everything but the thread itself is under the mutex, or the owner's alone. */
+typedef struct {
+    pthread_t thread;
+    pthread_mutex_t mutex;
+    pthread_cond_t cond;
+    bool made, started;      /* owner: mutex and cond; thread */
+    bool under_way;          /* owner: the flight is the thread's until ss_log_land */
+    int wake_fd;             /* owner; -1: none */
+    bool asked, ended, quit; /* under the mutex */
+    ss_status status;        /* of the last commit; owner, once landed */
+    ss_error error;
+    int64_t due_us;          /* owner: when the next one is due, monotonic */
+    int64_t took_us;         /* under the mutex */
+} ss_beside;
+
 struct ss_log {
     ss_spool *spool;
     ss_log_kind kind;
@@ -171,6 +203,7 @@ struct ss_log {
     ss_segment *segment; /* newest; NULL after an error, until reopened */
     ss_segment_names names; /* ours alone to change, so kept in memory */
     uint64_t segment_serial;
+    uint64_t page; /* of the newest segment's file, as first seen */
     uint32_t generation; /* for names that were used before; see ss_log_new_path */
     uint64_t removed_first; /* highest first sequence of a segment removed by rewind or recovery */
     bool suspect; /* a commit failed: what it wrote is rewritten, whether it can be seen or not */
@@ -189,18 +222,14 @@ struct ss_log {
     uint64_t *open_ids;
     size_t open_ids_count, open_ids_cap;
 
-    ss_buf ready; /* frames, closed, not durable */
-    ss_ready *frames;
-    size_t frames_count, frames_cap, frames_done; /* frames_done: durable already, while a commit is under way */
-    uint64_t *ids;
-    size_t ids_count, ids_cap;
+    ss_frames gather; /* closed since the last commit was begun */
+    ss_frames flight; /* of the commit under way, or of one that failed: written before anything of gather */
+    uint64_t flight_mark; /* last mark that was handed to a commit */
+    ss_beside beside;
     uint32_t chain; /* CRC of the last closed frame */
-    size_t ready_raw;
 
     uint64_t mark; /* last sequence that was marked whole; >= state.committed */
-    ss_buf mark_position;
-    bool mark_waiting; /* the mark is not durable yet */
-    int64_t since_ms;  /* when the oldest pending record came */
+    int64_t since_ms;  /* when the oldest record of gather came */
     uint64_t room;     /* bytes that may be appended before the quota is looked at again */
     uint64_t refused_need; /* bytes that found no room, while spool->refused says so */
     uint64_t *next_ids; /* schemas of the record appended next, each once */
@@ -212,13 +241,28 @@ struct ss_log {
     ss_schema_map schemas;
 };
 
+/* A commit under way beside the owner has these to itself: meta, segment, segment_serial, names, generation, removed_first,
+ * suspect, leftover, seal_waiting, disk_last, disk_chain, reader_check_ms, and of flight `done` and `marked` with its position; of
+ * a schema's entry in_segment. The owner calls ss_log_land before it touches one of them, or changes the map of schemas. */
+
 /* append.c */
 SS_MUST ss_status ss_log_close_frame(ss_log *log, ss_error *reterr); /* at the mark when there is one in it */
 void ss_log_forget_pending(ss_log *log);                             /* all of it */
 void ss_log_forget_unmarked(ss_log *log);                            /* in memory, beyond the mark */
 void ss_log_memory_low(ss_log *log);                                 /* gives back what a giant record made us take */
+void ss_frames_clear(ss_frames *frames);                             /* keeps the memory */
+void ss_frames_done(ss_frames *frames);
 /* commit.c */
 SS_MUST ss_status ss_log_commit(ss_log *log, ss_error *reterr);
+/* What has gathered becomes the flight, which must be empty. */
+SS_MUST ss_status ss_log_take_off(ss_log *log, ss_error *reterr);
+SS_MUST ss_status ss_log_fly(ss_log *log, ss_error *reterr); /* makes the flight durable; the owner or its thread beside */
+void ss_log_landed(ss_log *log);                             /* after it, whatever it returned; owner */
+bool ss_log_has_flight(const ss_log *log);                   /* owner, landed: one that failed */
+/* beside.c */
+SS_MUST ss_status ss_log_commit_beside(ss_log *log, ss_error *reterr); /* begins; errors of the commit itself come later */
+void ss_log_land(ss_log *log); /* waits for the commit under way, if any */
+void ss_beside_done(ss_log *log);
 SS_MUST ss_status ss_log_roll(ss_log *log, uint64_t pages, ss_error *reterr); /* the new one has room for `pages` */
 int ss_log_delete_beyond(ss_log *log, MDB_txn *txn, uint64_t sequence, size_t most, size_t *ret_deleted);
 void ss_log_extend_file(ss_segment *segment);

@@ -64,7 +64,9 @@ static ss_status roll_when_applied(ss_log *log, uint64_t least, ss_error *reterr
     if (!wanted || least < log->meta.committed || log->disk_last != log->meta.committed ||
         log->meta.committed < newest->first)
         return SS_OK;
-    return ss_log_roll(log, 1, reterr);
+    ss_status status = ss_log_roll(log, 1, reterr);
+    ss_log_publish(log);
+    return status;
 }
 
 ss_status ss_log_seal_waiting(ss_log *log, ss_error *reterr) {
@@ -82,6 +84,7 @@ ss_status ss_log_seal_waiting(ss_log *log, ss_error *reterr) {
 ss_status ss_log_trim(ss_log *log, uint64_t *ret_removed, ss_error *reterr) {
     uint64_t removed = 0, least = 0;
     size_t count = 0;
+    ss_log_land(log);
     ss_log_look_for_room(log);
     ss_status status = ss_log_reopen(log, reterr);
     if (status == SS_OK)

@@ -4,7 +4,8 @@
  * them are one LMDB transaction. `committed` is the last sequence of the last *whole* transaction on disk: a reader never
  * sees beyond it, and recovery removes what lies beyond it.
  *
- * Threads: an ss_log belongs to the thread that opened it (LMDB write transactions are bound to a thread).
+ * Threads: an ss_log belongs to the thread that opened it. With ss_log_flush_beside it has a second thread inside, which its
+ * owner does not see: every other call waits where it has to.
  * An ss_reader belongs to one thread; several readers of one file in one process share one LMDB handle inside. In a process
  * that also writes, open the log first: a file that a reader has opened read-only cannot be opened for writing beside it.
  * Nothing here survives a fork.
@@ -93,7 +94,19 @@ void ss_log_mark_whole(ss_log *log, ss_bytes position);
  * SS_BUSY: spool full, kept in memory (bounded by one frame set), ask again. */
 #define SS_LOG_COMMIT_MS 5
 SS_MUST ss_status ss_log_flush(ss_log *log, bool now, bool *ret_committed, ss_error *reterr);
-size_t ss_log_pending(const ss_log *log); /* bytes not yet committed */
+/* Commits without making the caller wait: a thread of the log's own does it, while the caller goes on appending and marking.
+ * For a loop that calls this in each turn. It begins a commit when something is marked whole and none is under way: at once
+ * after quiet, else when the disk has rested three times as long as the last one took (SS_LOG_COMMIT_MS at most), or when
+ * 4 MiB have gathered. The end of a commit writes to the eventfd wake_fd (-1: none; it lives as long as the log). What has
+ * become durable ss_log_get_state says, after this call or any other.
+ * An error is that of the commit that ended, told once: the frames stay in memory, and the next ss_log_flush tries again. */
+typedef enum { SS_LOG_QUIET, SS_LOG_RESTS, SS_LOG_COMMITS } ss_log_beside;
+typedef struct {
+    ss_log_beside now; /* _RESTS: what waits is committed by a call after wait_us; _COMMITS: wake_fd tells when it has ended */
+    int wait_us;
+} ss_log_turn;
+SS_MUST ss_status ss_log_flush_beside(ss_log *log, int wake_fd, ss_log_turn *ret, ss_error *reterr);
+size_t ss_log_pending(const ss_log *log); /* bytes not yet committed, or on their way */
 /* Drops what was appended since the last ss_log_mark_whole, in memory and on disk (the source's connection broke in
  * mid-transaction and it will send that transaction again). */
 SS_MUST ss_status ss_log_rewind(ss_log *log, ss_error *reterr);

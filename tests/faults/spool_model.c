@@ -8,6 +8,7 @@
  * sync, rename or unlink. After each, the log must stand at a whole transaction between the two. A reader process runs all
  * the while and compares every record. The seed that is printed first repeats the random choices (not the scheduling). */
 #include "faults/spool_model_io.h"
+#include "sidespool/record.h"
 #include "spool/spool_internal.h"
 
 #include <errno.h>
@@ -165,6 +166,22 @@ static void open_all(bool after_crash) {
 }
 
 
+/* Four schemas of different sizes, the same in every process: a reader proves them by their ids. */
+static ss_buf schemas[4];
+static uint64_t schema_ids[4];
+static void make_schemas(void) {
+    for (size_t i = 0; i < 4; i++) {
+        char name[3000];
+        size_t len = (i + 1) * 700;
+        memset(name, (int)('1' + i), len);
+        name[len] = '\0';
+        Sidespool__Schema schema = SIDESPOOL__SCHEMA__INIT;
+        schema.name = name;
+        ss_buf_init(&schemas[i]);
+        schema_ids[i] = ss_schema_seal(&schema, &schemas[i]);
+    }
+}
+
 static uint32_t random_len(void) {
     uint64_t kind = below(1000);
     if (kind < 620)
@@ -222,11 +239,11 @@ static void append(void) {
         if (next > m->read_to + LAG_MOST)
             return;
         ss_error err = {0};
-        uint64_t sequence = 0, schema = 1 + below(3);
+        uint64_t sequence = 0, schema = schema_ids[below(3)];
         entry *e = &m->ring[next % RING];
         *e = (entry){.seed = draw(), .len = random_len()};
         if (below(8) == 0)
-            CHECK(ss_log_use_schema(stream, 4, &err) == SS_OK, "%s", err.text);
+            CHECK(ss_log_use_schema(stream, schema_ids[3], &err) == SS_OK, "%s", err.text);
         ss_status status = ss_log_append(stream, content(e->seed, e->len), schema, &sequence, &err);
         if (status != SS_OK && (is_code(&err, SS_SPOOL_FULL) || is_code(&err, SS_SPOOL_TOO_LARGE))) {
             when_full(&err);
@@ -264,8 +281,24 @@ static void flush(bool now) {
           ss_log_get_state(stream)->committed, marked);
 }
 
+/* A commit is begun, or ends by the way, while the steps that follow go on. */
+static void flush_beside(void) {
+    ss_error err = {0};
+    ss_log_turn turn;
+    if (passing(ss_log_flush_beside(stream, -1, &turn, &err), &err))
+        m->failures++;
+    if (turn.now == SS_LOG_RESTS && below(2) == 0)
+        usleep((useconds_t)below((uint64_t)turn.wait_us * 2));
+}
+
+static void land(void) {
+    ss_log_land(stream);
+    check_state();
+}
+
 static void read_all_here(void) {
     ss_error err = {0};
+    land();
     ss_reader *reader = NULL;
     ss_bytes record;
     uint64_t sequence, expected = ss_log_get_state(stream)->first;
@@ -323,15 +356,13 @@ static void consumers(void) {
 
 static void put_schemas(void) {
     ss_error err = {0};
-    for (uint64_t id = 1; id <= 4; id++) {
-        char text[3000];
-        size_t len = (size_t)id * 700;
-        memset(text, (int)('0' + id), len);
-        CHECK(ss_log_put_schema(stream, id, ss_bytes_of(text, len), &err) == SS_OK, "%s", err.text);
-    }
+    for (size_t i = 0; i < 4; i++)
+        CHECK(ss_log_put_schema(stream, schema_ids[i], ss_bytes_of(schemas[i].ptr, schemas[i].len), &err) == SS_OK, "%s",
+              err.text);
 }
 
 static void reopen(void) {
+    land();
     close_all();
     open_all(false);
     put_schemas();
@@ -343,8 +374,10 @@ static void step(void) {
         append();
     else if (kind < 720)
         mark_whole();
-    else if (kind < 820)
+    else if (kind < 780)
         flush(true);
+    else if (kind < 850)
+        flush_beside();
     else if (kind < 880)
         flush(false);
     else if (kind < 900)
@@ -398,7 +431,7 @@ static void read_somewhere(void) {
         check_record(sequence, record);
         from++;
         if (below(16) == 0)
-            CHECK(ss_reader_schema(reader, 1 + below(3), &schema, &err) == SS_OK || is_code(&err, SS_SPOOL_SCHEMA) ||
+            CHECK(ss_reader_schema(reader, schema_ids[below(3)], &schema, &err) == SS_OK || is_code(&err, SS_SPOOL_SCHEMA) ||
                       is_code(&err, SS_SPOOL_GAP), /* reopened after its segment was trimmed */
                   "%s %s", err.code, err.text);
     }
@@ -528,6 +561,7 @@ int main(int argc, char **argv) {
         else
             return 2;
     }
+    make_schemas();
     (void)snprintf(spool_path, sizeof(spool_path), "%s/spool_model.XXXXXX", dir);
     m = mmap(NULL, sizeof(*m), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (m == MAP_FAILED || mkdtemp(spool_path) == NULL) {

@@ -10,15 +10,16 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-uint64_t io_calls, io_kill_at, io_fail_at, io_fail_calls;
+_Atomic uint64_t io_calls; /* a log may write beside its owner */
+uint64_t io_kill_at, io_fail_at, io_fail_calls;
 int io_fail_errno, io_real_syncs;
 
 /* What to do with this call: 0 go on, 1 fail, 2 die in its middle. */
 static int fate(void) {
-    io_calls++;
-    if (io_kill_at != 0 && io_calls == io_kill_at)
+    uint64_t call = ++io_calls;
+    if (io_kill_at != 0 && call == io_kill_at)
         return 2;
-    if (io_fail_at != 0 && io_calls >= io_fail_at && io_calls < io_fail_at + io_fail_calls) {
+    if (io_fail_at != 0 && call >= io_fail_at && call < io_fail_at + io_fail_calls) {
         errno = io_fail_errno;
         return 1;
     }

@@ -7,7 +7,7 @@
 
 #include <stdint.h>
 
-extern uint64_t io_calls;         /* writes, syncs, renames, unlinks, truncates so far */
+extern _Atomic uint64_t io_calls; /* writes, syncs, renames, unlinks, truncates so far */
 extern uint64_t io_kill_at;       /* SIGKILL in the middle of that call; 0: never */
 extern uint64_t io_fail_at;       /* from that call on… */
 extern uint64_t io_fail_calls;    /* …so many calls fail… */

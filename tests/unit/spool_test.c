@@ -3,6 +3,9 @@
 #include "sidespool/record.h"
 #include "spool_testing.h"
 
+#include <poll.h>
+#include <sys/eventfd.h>
+
 static void appends_and_reads(void **state) {
     (void)state;
     test_spool t = test_spool_begin(NULL);
@@ -41,6 +44,83 @@ static void appends_and_reads(void **state) {
     expect_busy(reader);
     ss_reader_close(reader);
     test_spool_end(&t);
+}
+
+/* Turns the loop of an owner that commits beside, until `upto` is durable. */
+static void until_durable(test_spool *t, int wake_fd, uint64_t upto) {
+    ss_log_turn turn;
+    uint64_t count;
+    for (;;) {
+        must(ss_log_flush_beside(t->log, wake_fd, &turn, &t->err), t);
+        if (ss_log_get_state(t->log)->committed >= upto)
+            return;
+        assert_true(turn.now != SS_LOG_QUIET);
+        struct pollfd wake = {.fd = wake_fd, .events = POLLIN};
+        int wait_ms = turn.now == SS_LOG_RESTS ? turn.wait_us / 1000 + 1 : 10000; /* its end is told, else this hangs */
+        int n = poll(&wake, 1, wait_ms);
+        assert_true(n == 1 || turn.now == SS_LOG_RESTS);
+        if (n == 1)
+            assert_int_equal(read(wake_fd, &count, sizeof(count)), sizeof(count));
+    }
+}
+
+static void commits_beside(void **state) {
+    (void)state;
+    test_spool t = test_spool_begin(&(ss_spool_options){.segment_size = 1 << 20});
+    int wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    uint64_t n = 0;
+    ss_log_turn turn;
+    must(ss_log_flush_beside(t.log, wake_fd, &turn, &t.err), &t);
+    assert_int_equal(turn.now, SS_LOG_QUIET);
+    append_one(&t, ++n, 100);
+    must(ss_log_flush_beside(t.log, wake_fd, &turn, &t.err), &t);
+    assert_int_equal(turn.now, SS_LOG_QUIET); /* not whole */
+
+    /* what comes while a commit is under way is not of it, and waits for the next */
+    for (int round = 0; round < 30; round++) {
+        mark(&t, "whole");
+        must(ss_log_flush_beside(t.log, wake_fd, &turn, &t.err), &t);
+        assert_true(ss_log_get_state(t.log)->committed <= n);
+        for (int i = 0; i < 40; i++)
+            append_random(&t, ++n, 5000);
+    }
+    mark(&t, "p1201");
+    until_durable(&t, wake_fd, n);
+    assert_int_equal(ss_log_get_state(t.log)->committed, n);
+    assert_string_equal(ss_log_get_state(t.log)->position, "p1201");
+    assert_true(count_files(&t, "stream-") > 3); /* it rolls there too */
+
+    /* a rewind takes back what is not whole, and leaves what is on its way */
+    append_one(&t, n + 1, 100);
+    mark(&t, "one more");
+    must(ss_log_flush_beside(t.log, wake_fd, &turn, &t.err), &t);
+    append_one(&t, n + 2, 100);
+    must(ss_log_rewind(t.log, &t.err), &t);
+    append_one(&t, n + 2, 7);
+    mark(&t, "again");
+    until_durable(&t, wake_fd, n + 2);
+
+    /* 4 MiB of one transaction go to disk beside, and are not seen */
+    for (uint64_t i = 0; i < 2000; i++)
+        append_random(&t, n + 3 + i, 5000);
+    assert_true(ss_log_pending(t.log) < (size_t)2000 * 5000);
+    ss_reader *reader = open_reader(&t, n + 1);
+    expect_next(reader, n + 1, 100);
+    expect_next(reader, n + 2, 7);
+    expect_busy(reader);
+    ss_reader_close(reader);
+    test_spool_reopen(&t);
+    assert_int_equal(ss_log_get_state(t.log)->committed, n + 2);
+    assert_string_equal(ss_log_get_state(t.log)->position, "again");
+
+    /* closed in flight: it lands, or never was */
+    append_one(&t, n + 3, 100);
+    mark(&t, "last");
+    must(ss_log_flush_beside(t.log, wake_fd, &turn, &t.err), &t);
+    test_spool_reopen(&t);
+    assert_int_equal(ss_log_get_state(t.log)->committed, n + 3);
+    test_spool_end(&t);
+    close(wake_fd);
 }
 
 static void reopens_where_it_was_whole(void **state) {
@@ -450,6 +530,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(crc_is_castagnoli),
         cmocka_unit_test(appends_and_reads),
+        cmocka_unit_test(commits_beside),
         cmocka_unit_test(reopens_where_it_was_whole),
         cmocka_unit_test(rewinds_in_memory_and_on_disk),
         cmocka_unit_test(holds_records_larger_than_a_segment),
