@@ -147,7 +147,20 @@ bool ss_postgres_lsn_parse(const char *text, uint64_t *ret) {
 }
 
 void ss_postgres_lsn_text(uint64_t lsn, char *ret, size_t size) {
-    snprintf(ret, size, "%X/%X", (unsigned)(lsn >> 32), (unsigned)lsn);
+    /* twice for each transaction, where snprintf would cost more than to decode it */
+    char text[18], *at = text + sizeof text;
+    *--at = '\0';
+    for (int half = 0; half < 2; half++) {
+        uint32_t rest = half == 0 ? (uint32_t)lsn : (uint32_t)(lsn >> 32);
+        do
+            *--at = "0123456789ABCDEF"[rest & 15];
+        while ((rest >>= 4) != 0);
+        if (half == 0)
+            *--at = '/';
+    }
+    size_t len = (size_t)(text + sizeof text - at);
+    if (len <= size)
+        memcpy(ret, at, len);
 }
 
 const char *ss_postgres_value(const PGresult *res, int row, int column) {

@@ -295,9 +295,9 @@ static ss_status take(ss_source *source, const ss_sink *sink, char *buffer, size
     return status;
 }
 
-static ss_status drain(ss_source *source, const ss_sink *sink, size_t *bytes, bool *ret_more,
+/* Hands over what libpq has; SS_BUSY: all of it. *ret_more: the limit of one poll is reached before. */
+static ss_status drain(ss_source *source, const ss_sink *sink, int64_t start, size_t *bytes, bool *ret_more,
                        ss_error *reterr) {
-    int64_t start = ss_postgres_now_ms();
     char *buffer;
     size_t len;
     if (source->held) {
@@ -333,20 +333,28 @@ static ss_status source_poll(ss_source *source, const ss_sink *sink, int wait_ms
         status = record_watch(source, reterr);
     if (status == SS_OK)
         status = ss_postgres_stream_feedback(&source->stream, false, reterr);
-    size_t bytes = 0;
+    int64_t start = ss_postgres_now_ms();
+    size_t bytes = 0, before;
     bool woken = false, other = false;
-    for (int round = 0; status == SS_OK && round < 2; round++) {
-        status = drain(source, sink, &bytes, ret_more, reterr);
-        if (status != SS_BUSY || source->held)
-            break;
-        /* Everything in libpq's buffer is handed over. Wait once, unless there was something: then
-         * the pipeline commits first. */
-        status = SS_OK;
-        if (round == 1 || woken)
-            break;
-        status = ss_postgres_stream_wait(&source->stream, bytes > 0 ? 0 : wait_ms, wake_fd, -1,
-                                         false, &woken, &other, reterr);
+    if (status == SS_OK)
+        status = drain(source, sink, start, &bytes, ret_more, reterr);
+    /* Everything in libpq's buffer is handed over. If there was nothing, something is waited for; then the socket is read
+     * until it is empty or the limit is reached. */
+    if (status == SS_BUSY && !source->held && bytes == 0) {
+        status = ss_postgres_stream_wait(&source->stream, wait_ms, wake_fd, -1, false, &woken, &other, reterr);
+        start = ss_postgres_now_ms();
+        if (status == SS_OK)
+            status = drain(source, sink, start, &bytes, ret_more, reterr);
     }
+    for (before = 0; status == SS_BUSY && !source->held && bytes > before;) {
+        before = bytes;
+        source->stream.heard_ms = ss_postgres_now_ms();
+        status = ss_postgres_stream_read(&source->stream, reterr);
+        if (status == SS_OK)
+            status = drain(source, sink, start, &bytes, ret_more, reterr);
+    }
+    if (status == SS_BUSY && !source->held)
+        status = SS_OK;
     if (status == SS_RETRY)
         status = stream_ended(source, status, reterr);
     return status == SS_OK ? ss_postgres_stream_feedback(&source->stream, false, reterr) : status;

@@ -133,6 +133,10 @@ ss_status ss_postgres_stream_next(ss_postgres_stream *stream, char **ret, size_t
     return broken(stream, __func__, NULL, reterr);
 }
 
+ss_status ss_postgres_stream_read(ss_postgres_stream *stream, ss_error *reterr) {
+    return PQconsumeInput(stream->conn) == 0 ? broken(stream, __func__, NULL, reterr) : SS_OK;
+}
+
 static ss_status flush(ss_postgres_stream *stream, ss_error *reterr) {
     int left = PQflush(stream->conn);
     if (left < 0)
@@ -197,9 +201,11 @@ ss_status ss_postgres_stream_wait(ss_postgres_stream *stream, int wait_ms, int w
     if (hold && (fds[0].revents & (POLLHUP | POLLERR | POLLNVAL)) != 0)
         return ss_fail(reterr, SS_RETRY, "SS-PG-0054",
                        "the replication connection was closed while the spool had no room");
-    if ((fds[0].revents & (POLLIN | POLLHUP | POLLERR)) != 0 && !hold &&
-        PQconsumeInput(stream->conn) == 0)
-        return broken(stream, __func__, NULL, reterr);
+    if ((fds[0].revents & (POLLIN | POLLHUP | POLLERR)) != 0 && !hold) {
+        ss_status status = ss_postgres_stream_read(stream, reterr);
+        if (status != SS_OK)
+            return status;
+    }
     if ((fds[0].revents & POLLIN) != 0)
         stream->heard_ms = ss_postgres_now_ms();
     if ((fds[0].revents & POLLOUT) != 0)

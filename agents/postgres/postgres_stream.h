@@ -33,6 +33,8 @@ SS_MUST ss_status ss_postgres_stream_start(ss_postgres_stream *stream,
  * given to PQfreemem. */
 SS_MUST ss_status ss_postgres_stream_next(ss_postgres_stream *stream, char **ret, size_t *ret_len,
                                           ss_error *reterr);
+/* Takes from the socket what is there, without waiting. */
+SS_MUST ss_status ss_postgres_stream_read(ss_postgres_stream *stream, ss_error *reterr);
 /* Sends feedback when it is due or `now`; also takes further what the socket did not take before.
  */
 SS_MUST ss_status ss_postgres_stream_feedback(ss_postgres_stream *stream, bool now,

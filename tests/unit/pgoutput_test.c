@@ -407,6 +407,12 @@ static void test_positions(void **state) {
     assert_int_equal(lsn, 0x16B374D848);
     ss_postgres_lsn_text(lsn, text, sizeof text);
     assert_string_equal(text, "16/B374D848");
+    ss_postgres_lsn_text(0, text, sizeof text);
+    assert_string_equal(text, "0/0");
+    ss_postgres_lsn_text(UINT64_C(0x1000000000), text, sizeof text);
+    assert_string_equal(text, "10/0");
+    ss_postgres_lsn_text(UINT64_MAX, text, sizeof text);
+    assert_string_equal(text, "FFFFFFFF/FFFFFFFF");
     static const char *const bad[] = {
         "", "/", "1", "1/", "/1", "1/2/3", "1/123456789", "123456789/1", "x/1", "1/ 2", "0/1 "};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
