@@ -557,6 +557,15 @@ void ss_control_route_started(ss_route_proc *route) {
             event_active(client->again, EV_TIMEOUT, 0);
 }
 
+void ss_control_route_unheard(ss_route_proc *route) {
+    for (ss_client *client = route->sup->clients, *next; client; client = next) {
+        next = client->next;
+        if (client->route == route && (client->waits == FOR_REPLY || client->waits == FOR_VERIFY))
+            refuse(client, SS_EXIT_AGAIN, "SS-APP-0022",
+                   "What route %s answered could not be read: try again.", route->config->name);
+    }
+}
+
 void ss_control_route_ended(ss_route_proc *route) {
     for (ss_client *client = route->sup->clients, *next; client; client = next) {
         next = client->next;

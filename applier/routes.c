@@ -71,6 +71,7 @@ static void on_line(ss_route_proc *route, const char *line, size_t len) {
     if (!json_is_object(message)) {
         SS_LOG(SS_WARN, "route_line_unreadable", SS_S("route", route->config->name),
                SS_U("bytes", len));
+        ss_control_route_unheard(route);
     } else {
         route->seen_us = ss_steady_us();
         json_t *status = json_object_get(message, "status"), *doing = json_object_get(message, "doing");

@@ -116,6 +116,8 @@ void ss_control_route_said(ss_route_proc *route, json_t *message);
 void ss_control_route_status(ss_route_proc *route);
 void ss_control_route_started(ss_route_proc *route);
 void ss_control_route_ended(ss_route_proc *route);
+/* A line of it was lost, perhaps the one that somebody waits for. */
+void ss_control_route_unheard(ss_route_proc *route);
 /* Where the socket is to be: the file's, else /run/sidespool, else the spool's directory. */
 SS_MUST ss_status ss_control_path(const ss_applier_config *config, char ret[SS_SOCKET_PATH_MAX + 1],
                                   ss_error *reterr);
