@@ -363,13 +363,23 @@ void ss_tgt_tables_forget(ss_target *t) {
     }
 }
 
+static ss_tgt_table *find_table(const ss_target *t, const Sidespool__Schema *schema, bool beside) {
+    ss_tgt_table *table = t->tables;
+    while (table != NULL && (table->schema_id != schema->id || table->beside != beside))
+        table = table->next;
+    return table;
+}
+
+static void keep_table(ss_target *t, ss_tgt_table *table) {
+    table->next = t->tables;
+    t->tables = table;
+}
+
 ss_status ss_tgt_table_get(ss_target *t, const Sidespool__Schema *schema, bool beside,
                            ss_tgt_table **ret, ss_error *reterr) {
-    for (ss_tgt_table *table = t->tables; table != NULL; table = table->next)
-        if (table->schema_id == schema->id && table->beside == beside) {
-            *ret = table;
-            return SS_OK;
-        }
+    *ret = find_table(t, schema, beside);
+    if (*ret != NULL)
+        return SS_OK;
     const char *ns = schema->ns, *name = schema->name;
     char copy[40];
     bool fresh = false;
@@ -393,8 +403,7 @@ ss_status ss_tgt_table_get(ss_target *t, const Sidespool__Schema *schema, bool b
     /* Made anew and without a unique index although rows are found by key: its key is to be
      * deferrable (ss_tgt_beside_index), so two rows may share it for a while. */
     table->key_deferred |= fresh && !table->unique && table->key_count > 0;
-    table->next = t->tables;
-    t->tables = table;
+    keep_table(t, table);
     *ret = table;
     return SS_OK;
 }
@@ -411,9 +420,18 @@ ss_status ss_tgt_compare_with(ss_target *t, const Sidespool__Schema *schema, con
 ss_status ss_tgt_compare(ss_target *t, const Sidespool__Schema *schema, ss_error *reterr) {
     ss_tgt_beside where = {0};
     ss_status status = ss_tgt_beside_get(t, schema->ns, schema->name, &where, reterr);
-    if (status != SS_OK || !where.beside)
-        return status != SS_OK ? status
-                               : ss_tgt_compare_with(t, schema, schema->ns, schema->name, reterr);
+    if (status != SS_OK)
+        return status;
+    if (!where.beside && find_table(t, schema, false) == NULL) {
+        /* What has been read for this serves the first batch as well. */
+        ss_tgt_table *table = NULL;
+        status = ss_tgt_table_load(t, schema, schema->ns, schema->name, &table, reterr);
+        if (status == SS_OK)
+            keep_table(t, table);
+        return status;
+    }
+    if (!where.beside)
+        return ss_tgt_compare_with(t, schema, schema->ns, schema->name, reterr);
     /* Changes go where it is loaded. The table in place may have other columns until the end: that
      * is what it is copied anew for. */
     char copy[40];
