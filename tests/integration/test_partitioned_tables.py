@@ -65,7 +65,7 @@ create publication sidespool_shop for table ev, ref, child with (publish_via_par
 LEAVES = ["ev_1", "far.ev_2_low", "ev_2_high", "ev_rest"]
 SHAPE = """select c.relname, pg_get_expr(c.relpartbound, c.oid), (select relname from pg_class where oid = i.inhparent),
   (select string_agg(pg_get_indexdef(x.indexrelid) || x.indisvalid, ';' order by x.indexrelid::regclass::text)
-   from pg_index x where x.indrelid = c.oid and x.indexrelid::regclass::text !~ 'copy_'),
+   from pg_index x where x.indrelid = c.oid),
   (select string_agg(conname || pg_get_constraintdef(k.oid), ';' order by conname) from pg_constraint k
    where k.conrelid = c.oid and contype <> 'f')
   from pg_class c left join pg_inherits i on i.inhrelid = c.oid

@@ -32,6 +32,52 @@ def test_halts_and_resync_goes_on(make_world, ddl, after, word):
     w.verify()
 
 
+KEYS = """
+create table plain(id int primary key, v text);
+create table late(id int primary key deferrable, v text); alter table late replica identity full;
+create table whole(id int primary key, v text); alter table whole replica identity full;
+create table by_index(id int not null, v text); create unique index by_index_id on by_index(id);
+alter table by_index replica identity using index by_index_id;
+create table included(id int primary key, v text, doc json);
+alter table included drop constraint included_pkey, add constraint included_pkey primary key (id) include (v, doc);
+create table none(id int, v text); alter table none replica identity full;
+create table part(id int not null, v text) partition by range (id); create unique index part_id on part(id);
+create table part_1 partition of part for values from (0) to (50); create table part_2 partition of part default;
+alter table part_1 alter id set not null; alter table part_2 alter id set not null;
+alter table part_1 replica identity using index part_1_id_idx; alter table part_2 replica identity using index part_2_id_idx;
+"""
+LEAVES = "create publication sidespool_shop for all tables with (publish_via_partition_root = false)"
+KEYED = ["plain", "late", "whole", "by_index", "included", "none", "part_1", "part_2"]
+INDEXES = """select i.indrelid::regclass::text, pg_get_indexdef(i.indexrelid), i.indisvalid, i.indisreplident,
+  (select inhparent::regclass::text from pg_inherits where inhrelid = i.indexrelid)
+  from pg_index i join pg_class c on c.oid = i.indrelid where c.relnamespace = 'public'::regnamespace order by 1, 2"""
+
+
+def test_a_table_put_in_place_has_the_indexes_of_the_source_alone(make_world):
+    """What the copy caught up by, while it had no index yet, goes."""
+    w = make_world()
+    w.src(KEYS + LEAVES)
+    for table in KEYED:
+        w.src(f"insert into {table} select i, 'v' from generate_series(1, 49) i" if table != "part_2" else "insert into part_2 values (77, 'v')")
+    w.start()
+    w.wait()
+    assert w.dst(INDEXES) == w.src(INDEXES)
+    w.src("; ".join(f"alter table {t} add extra int default 5" for t in [*KEYED[:-2], "part"]))
+    w.src("; ".join(f"update {t} set extra = 6 where id in (1, 77)" for t in KEYED))
+    w.until_state("halted")
+    held = w.source.connect(w.db, autocommit=False)  # so that there is something to catch up with
+    held.cursor().execute("insert into none values (100, 'held', 1)")
+    w.cli("resync", "--route", "shop", check=0)
+    w.src("; ".join(f"update {t} set extra = 7, v = 'w' where id between 2 and 5; delete from {t} where id = 9" for t in KEYED))
+    held.commit()
+    w.wait()
+    w.assert_same(*KEYED, "part")
+    assert w.dst(INDEXES) == w.src(INDEXES)
+    w.src("; ".join(f"update {t} set extra = 8 where id in (3, 77); delete from {t} where id = 4" for t in KEYED))
+    w.wait()
+    w.assert_same(*KEYED, "part")
+
+
 def test_resync_after_a_column_change_while_the_table_is_written(make_world):
     """Changes of the new shape arrive while the copy runs: they fit the table that is loaded, not the one in place."""
     import threading

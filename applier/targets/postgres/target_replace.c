@@ -199,7 +199,8 @@ static ss_status key_deferrable(ss_target *t, const Sidespool__Schema *schema, b
     return status;
 }
 
-/* Catching up finds rows by their key; a table that was empty of indexes needs one for that. */
+/* Catching up finds rows by their key; a table that was empty of indexes needs one for that. It goes
+ * when the table is put in place, and the source's own come. */
 ss_status ss_tgt_beside_index(ss_target *t, const Sidespool__Schema *schema, ss_error *reterr) {
     ss_tgt_beside how = {0};
     ss_status status = ss_tgt_beside_get(t, schema->ns, schema->name, &how, reterr);
@@ -210,8 +211,8 @@ ss_status ss_tgt_beside_index(ss_target *t, const Sidespool__Schema *schema, ss_
     if (status != SS_OK)
         return status;
     ss_buf_clear(&t->sql);
-    ss_buf_printf(&t->sql, "CREATE %sINDEX ON sidespool.copy_%" PRIu64 " (",
-                  deferrable ? "" : "UNIQUE ", how.number);
+    ss_buf_printf(&t->sql, "CREATE %sINDEX copy_%" PRIu64 "_key ON sidespool.copy_%" PRIu64 " (",
+                  deferrable ? "" : "UNIQUE ", how.number, how.number);
     int keys = 0;
     for (size_t i = 0; i < schema->n_columns; i++)
         if (schema->columns[i]->key) {
@@ -327,7 +328,11 @@ static ss_status replace_table(ss_target *t, const ss_table_state *s, uint64_t n
     ss_buf_clear(&t->sql);
     ss_buf_put_str(&t->sql, "DROP TABLE ");
     put_name(&t->sql, s->ns, s->name);
-    ss_buf_printf(&t->sql, " RESTRICT; ALTER TABLE sidespool.copy_%" PRIu64 " SET SCHEMA ", number);
+    /* Before the source's indexes are made: a partition's would else be taken to be this one. */
+    ss_buf_printf(&t->sql,
+                  " RESTRICT; DROP INDEX IF EXISTS sidespool.copy_%" PRIu64
+                  "_key; ALTER TABLE sidespool.copy_%" PRIu64 " SET SCHEMA ",
+                  number, number);
     ss_tgt_put_ident(&t->sql, s->ns);
     ss_buf_put_str(&t->sql, "; ALTER TABLE ");
     ss_tgt_put_ident(&t->sql, s->ns);
