@@ -209,10 +209,11 @@ static ss_status look(ss_route *r, bool at_end, ss_error *reterr) {
     return st;
 }
 
-/* "streaming" is said only when every table is ready: else rows of some are missing or old, whatever the stream has reached. */
+/* "streaming" is said only when every table is ready and what stands on several is built: else rows of some are missing or old, or there
+ * is no view of them yet, whatever the stream has reached. */
 ss_route_state ss_route_state_now(ss_route *r) {
     if (ss_route_all_ready(r))
-        return SS_ROUTE_STREAMING;
+        return r->finish_due ? SS_ROUTE_CATCHING_UP : SS_ROUTE_STREAMING;
     size_t absent = ss_route_tables_in(r, SS_TABLE_ABSENT);
     if (ss_route_tables_in(r, SS_TABLE_COPYING) || !ss_route_tables_in(r, SS_TABLE_CATCHING_UP))
         return absent == r->table_count && r->copy.ask_trouble[0] ? SS_ROUTE_WAITING_SOURCE : SS_ROUTE_COPYING;
@@ -233,6 +234,8 @@ void ss_route_show_state(ss_route *r) {
     else if (absent)
         snprintf(reason, sizeof reason, "%zu of %zu tables not ready: %s%s%.200s", r->table_count - ready, r->table_count, tables,
                  trouble[0] ? "; " : "", trouble);
+    else if (ready == r->table_count)
+        snprintf(reason, sizeof reason, "foreign keys, views and sequences come next");
     else if (ready)
         snprintf(reason, sizeof reason, "%zu of %zu tables not ready: %s", r->table_count - ready, r->table_count, tables);
     ss_report_state(r, state, reason);

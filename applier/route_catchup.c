@@ -26,8 +26,10 @@ ss_status ss_route_finish(ss_route *r, ss_error *reterr) {
     ss_route_doing(r, "building foreign keys, views and sequences", "");
     ss_status st = ss_route_target(r, r->ops->finish(r->target, finish_line, r, reterr));
     ss_route_doing(r, NULL, NULL);
-    if (st == SS_OK)
+    if (st == SS_OK) {
         r->finish_due = false;
+        r->progress_dirty = r->progress_dirty || r->state == SS_ROUTE_CATCHING_UP; /* freshness may have said that */
+    }
     return st;
 }
 

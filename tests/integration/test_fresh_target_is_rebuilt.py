@@ -1,5 +1,7 @@
 """A fresh target gets schemas, types, tables, keys, indexes, constraints, sequences, views, comments; the rest is listed by name."""
 
+from world import until
+
 SCHEMA = r'''
 create schema "Sales Dept"; create schema empty_one;
 comment on schema "Sales Dept" is 'it''s ours';
@@ -80,6 +82,20 @@ def test_same_catalog(make_world):
     w.wait()
     w.assert_same('"Sales Dept"."Order"', "line", "ident", "v2")
     w.verify()
+
+
+def test_wait_waits_for_what_is_built_last(make_world):
+    """Views, sequences and foreign keys come when all tables are in: before that nobody is told that the copy is whole."""
+    w = make_world()
+    w.src("create table t(id int primary key); insert into t values (1); create materialized view slow as select count(*) from t, pg_sleep(2)")
+    w.start()
+    until("the table is in", lambda: w.dst("select to_regclass('t') is not null and to_regclass('sidespool.freshness') is not null") == [(True,)]
+          and w.dst("select count(*) from t") == [(1,)], 30, 0.1, w.tell)
+    until("the route says what it does", lambda: "views" in (w.route() or {}).get("reason", ""), 30, 0.1, w.tell)
+    assert w.state() in ("copying", "catching_up")
+    w.wait()
+    assert w.dst("select count from slow") == [(1,)]
+    until("freshness follows", lambda: w.dst("select state from sidespool.freshness") == [("streaming",)], 30, 0.1, w.tell)
 
 
 def test_identity_always_value_changes(make_world):
