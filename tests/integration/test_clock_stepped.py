@@ -102,13 +102,17 @@ def test_clock_of_our_programs(make_world, clock, folder):
     assert w.agent.alive() and w.applier.alive()
     assert w.applier.text().count("event=route_started") == 1, "a route was started anew"
     assert "level=error" not in w.agent.text() + w.applier.text()
-    w.verify()
     # Across a restart as well: what was written in the future is not taken for something newer.
-    for process in (w.agent, w.applier):
-        process.stop()
-    clock.step(-3600)
-    w.start()
-    grows(w, began)
+    for env in (w.env, {}):
+        for process in (w.agent, w.applier):
+            process.stop()
+        clock.step(-3600)
+        w.env = env
+        w.start()
+        grows(w, began)
+        began += 100
+    # Not under libfaketime 0.9.10, which lets a wait of ours end at once where it has a limit by the monotonic clock.
+    w.verify()
 
 
 @pytest.fixture
