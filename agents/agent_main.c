@@ -10,6 +10,7 @@
 #include "sidespool/args.h"
 #include "sidespool/daemon.h"
 #include "sidespool/log.h"
+#include "sidespool/patient.h"
 #include "sidespool/spool.h"
 #include "sidespool/text.h"
 
@@ -284,6 +285,7 @@ int main(int argc, char **argv) {
     agent_process agent = {0};
     ss_error err = {0};
 
+    ss_patient_json();
     int code = parse_arguments(argc, argv, &arguments);
     if (code >= 0)
         return code;

@@ -5,6 +5,7 @@
 
 #include "sidespool/listener.h"
 #include "sidespool/log.h"
+#include "sidespool/patient.h"
 #include <errno.h>
 #include <event2/buffer.h>
 #include <event2/bufferevent.h>
@@ -64,10 +65,10 @@ static void send_json(ss_peer *peer, json_t *answer_take) {
         free(text);
         return;
     }
-    struct evbuffer *out = bufferevent_get_output(peer->bev);
-    if (text == NULL || evbuffer_add(out, text, strlen(text)) != 0 ||
-        evbuffer_add(out, "\n", 1) != 0)
+    if (text == NULL || !ss_link_line(peer->bev, text)) {
         SS_LOG(SS_WARN, "answer_lost", SS_S("reason", "out of memory"));
+        shutdown(bufferevent_getfd(peer->bev), SHUT_RDWR);
+    }
     free(text);
 }
 
@@ -539,7 +540,6 @@ static bool peer_new(ss_requests *requests, evutil_socket_t fd) {
         peer->next->link = &peer->next;
     requests->peers = peer;
     requests->peer_count++;
-    bufferevent_setwatermark(peer->bev, EV_READ, 0, LINE_MOST);
     bufferevent_setcb(peer->bev, on_read, NULL, on_event, peer);
     if (bufferevent_enable(peer->bev, EV_READ | EV_WRITE) != 0) {
         SS_LOG(SS_WARN, "peer_closed", SS_S("reason", "the event loop has no memory for it"));
@@ -566,10 +566,9 @@ void ss_requests_wake(ss_requests *requests) {
     for (ss_peer *peer = requests->peers; peer != NULL; peer = peer->next) {
         if (!peer->wants_wake || peer->bev == NULL)
             continue;
-        struct evbuffer *out = bufferevent_get_output(peer->bev);
-        if (evbuffer_get_length(out) < WAKE_MOST && evbuffer_add(out, ".", 1) != 0)
-            SS_LOG(SS_DEBUG, "wake_lost",
-                   SS_U("waiting", evbuffer_get_length(out))); /* it looks by itself every second */
+        size_t waiting = evbuffer_get_length(bufferevent_get_output(peer->bev));
+        if (waiting < WAKE_MOST && !ss_link_write(peer->bev, ".", 1))
+            SS_LOG(SS_DEBUG, "wake_lost", SS_U("waiting", waiting)); /* it looks by itself every second */
     }
 }
 

@@ -108,26 +108,17 @@ static ss_status load(ss_selected *s, ss_error *reterr) {
         s->tables = json_object();
         return s->tables != NULL ? SS_OK : no_memory(reterr);
     }
-    errno = 0; /* jansson calls a refused allocation a wrong token: only errno tells it from a damaged file */
     json_t *root = json_loadf(in, JSON_REJECT_DUPLICATES, &error);
-    if (root == NULL && errno == ENOMEM) {
-        fclose(in);
-        return no_memory(reterr);
-    }
     int err = ferror(in) ? errno : 0;
     fclose(in);
     if (err != 0) {
         json_decref(root);
         return path_fail(reterr, err, "read", file);
     }
-    errno = 0;
     if (root == NULL ||
         json_unpack(root, "{s:i, s:o}", "sidespool_selected", &version, "tables", &tables) != 0 ||
         version != 1 || !json_is_object(tables) || !entries_fit(tables)) {
-        bool memory = errno == ENOMEM;
         json_decref(root);
-        if (memory)
-            return no_memory(reterr);
         return ss_fail(reterr, SS_STOP, "SS-AGENT-0015",
                        "%s is damaged, so it is not known which tables were captured all the time; "
                        "remove it and resume: routes then copy their tables anew",

@@ -2,6 +2,8 @@
  */
 #include "applier/supervisor.h"
 
+#include "sidespool/patient.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -133,8 +135,7 @@ ss_agent_link *ss_agent_link_new(ss_supervisor *sup, const char *source, json_t 
                        "The agent of source %s did not answer within %d ms.", source, timeout_ms);
         if (ask->link)
             bufferevent_setcb(ask->link, on_read, NULL, on_event, ask);
-        asked = ask->link && bufferevent_enable(ask->link, EV_READ | EV_WRITE) == 0 &&
-                evbuffer_add_printf(bufferevent_get_output(ask->link), "%s\n", line) > 0;
+        asked = ask->link && bufferevent_enable(ask->link, EV_READ) == 0 && ss_link_line(ask->link, line);
     }
     if (!asked || evtimer_add(ask->timer, &wait) != 0) {
         ss_agent_link_free(ask);

@@ -4,6 +4,7 @@
 
 #include "sidespool/args.h"
 #include "sidespool/log.h"
+#include "sidespool/patient.h"
 #include "sidespool/text.h"
 
 #include <errno.h>
@@ -229,6 +230,7 @@ int main(int argc, char **argv) {
     arguments args;
     ss_error err = {0};
     ss_applier_config *config = NULL;
+    ss_patient_json();
     if (!parse(argc, argv, &args)) {
         (void)fputs("Try: sidespool-applier --help\n", stderr);
         return SS_EXIT_USAGE;

@@ -4,6 +4,7 @@
 #include "applier/supervisor.h"
 
 #include "sidespool/log.h"
+#include "sidespool/patient.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -78,7 +79,7 @@ static void on_written(struct bufferevent *link, void *ctx) {
 static bool put_line(ss_client *client, json_t *line_take) {
     char *text = line_take ? json_dumps(line_take, JSON_COMPACT) : NULL;
     json_decref(line_take);
-    bool put = text && evbuffer_add_printf(bufferevent_get_output(client->link), "%s\n", text) > 0;
+    bool put = text && ss_link_line(client->link, text);
     free(text);
     return put;
 }

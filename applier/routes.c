@@ -8,6 +8,7 @@
 #include "applier/supervisor.h"
 
 #include "sidespool/log.h"
+#include "sidespool/patient.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -374,7 +375,7 @@ uint64_t ss_route_send(ss_route_proc *route, json_t *command_take) {
         char *line = NULL;
         if (json_object_set_new(command_take, "n", json_integer((json_int_t)next)) == 0)
             line = json_dumps(command_take, JSON_COMPACT);
-        if (line && evbuffer_add_printf(bufferevent_get_output(route->link), "%s\n", line) > 0)
+        if (line && ss_link_line(route->link, line))
             number = next;
         free(line);
     }
