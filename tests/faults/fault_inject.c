@@ -16,6 +16,7 @@
 #include <link.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <spawn.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -494,6 +495,15 @@ static uint32_t role_of_process(void) {
     return strstr(line, "sidespool-postgres") != NULL ? AGENT : ROLES;
 }
 
+/* Our programs leave no core, so a crash says into the log where it came about. */
+static void on_crash(int number) {
+    void *frames[FRAMES];
+    inside = true;
+    backtrace_symbols_fd(frames, backtrace(frames, FRAMES), STDERR_FILENO);
+    (void)signal(number, SIG_DFL);
+    (void)raise(number);
+}
+
 static void __attribute__((constructor)) boot(void) {
     const char *path = getenv("SIDESPOOL_FAULTS");
     void *frames[4];
@@ -508,6 +518,9 @@ static void __attribute__((constructor)) boot(void) {
         return;
     (void)dl_iterate_phdr(note_module, NULL);
     (void)backtrace(frames, 4); /* loads the unwinder, which allocates */
+    (void)signal(SIGSEGV, on_crash);
+    (void)signal(SIGBUS, on_crash);
+    (void)signal(SIGABRT, on_crash);
     own_role = role_of_process();
     shared = at;
 }
