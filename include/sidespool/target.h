@@ -2,7 +2,7 @@
  *
  * The route owns reading, batching, net effect, table states, retrying; a target owns connections and statements, and keeps
  * route progress, table states and pending objects in its own database, in the same transaction as the rows.
- * One thread. SS_RETRY: reconnect or wait (target down, read-only, out of disk, deadlock). SS_STOP: drift, refusal, gap. */
+ * One thread at a time: a batch may be applied by another one than opened the target. SS_RETRY: reconnect or wait (target down, read-only, out of disk, deadlock). SS_STOP: drift, refusal, gap. */
 #ifndef SIDESPOOL_TARGET_H
 #define SIDESPOOL_TARGET_H
 

@@ -441,6 +441,63 @@ static void test_large_cells_and_many_statements(void **state) {
     ss_target_postgres.close(t);
 }
 
+/* Rows that COPY is to take, ids from `from` on; but for `twice`, whose id is 1. */
+static hand *many_inserts(const Sidespool__Schema *s, uint64_t sequence, int from, int twice) {
+    static const char *const texts[] = {"plain", "", NULL, "a\tb", "a\nb\r", "a\\b", "\\.", "\\N", "ä€"};
+    hand *h = batch_of(s, sequence);
+    for (int i = 0; i < SS_TGT_BULK_ROWS + 8; i++)
+        INSERT(h, ss_arena_printf(arena, "%d", i == twice ? 1 : from + i), texts[i % 9], ABSENT);
+    grouped(h, "VVU");
+    assert_true(ss_tgt_bulk_fits(&h->groups[0]));
+    return h;
+}
+
+static void test_many_inserts(void **state) {
+    (void)state;
+    sql("CREATE TABLE public.t (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, v text, d text DEFAULT 'left out')");
+    ss_target *t = target_open();
+    Sidespool__Schema *s = schema("t", "id integer*; v text; d text");
+    hand *h = many_inserts(s, 2000, 1, -1);
+    OK(ss_target_postgres.apply(t, &h->batch, &err));
+    assert_string_equal(ask("SELECT string_agg(coalesce(quote_literal(v), 'NULL') || d, ' ' ORDER BY id) FROM public.t "
+                            "WHERE id > 999"),
+                        "'plain'left out ''left out NULLleft out 'a\tb'left out 'a\nb\r'left out E'a\\\\b'left out "
+                        "E'\\\\.'left out E'\\\\N'left out 'ä€'left out");
+    assert_string_equal(ask("SELECT count(*) FROM public.t"), "1008");
+    /* Beside other work of the same transaction, which is larger than a batch. */
+    h = many_inserts(s, 4000, 2001, -1);
+    h->batch.partial = true;
+    OK(ss_target_postgres.apply(t, &h->batch, &err));
+    h = many_inserts(s, 6000, 4001, -1);
+    OK(ss_target_postgres.apply(t, &h->batch, &err));
+    assert_string_equal(ask("SELECT count(*) || ' ' || sum(id) FROM public.t"), "3024 7573608");
+    /* One that cannot be: named, and nothing of it stays. */
+    h = many_inserts(s, 8000, 6001, 700);
+    STOPS(ss_target_postgres.apply(t, &h->batch, &err), "SS-TGT-0006");
+    assert_non_null(strstr(err.text, "t_pkey"));
+    assert_non_null(strstr(err.text, ss_arena_printf(arena, "record %d", 8000 - 32 + 700)));
+    assert_string_equal(ask("SELECT count(*) || ' ' || sum(id) FROM public.t"), "3024 7573608");
+    ss_progress p;
+    OK(ss_target_postgres.progress(t, &p, &err));
+    assert_int_equal(p.sequence, 6000);
+    ss_target_postgres.close(t);
+}
+
+/* What the target does not take without an error is another count. */
+static void test_many_inserts_are_counted(void **state) {
+    (void)state;
+    sql("CREATE TABLE public.t (id integer PRIMARY KEY, v text, d text); CREATE FUNCTION public.eat() RETURNS trigger LANGUAGE "
+        "plpgsql AS 'BEGIN IF new.id = 500 THEN RETURN NULL; END IF; RETURN new; END'; CREATE TRIGGER eat BEFORE INSERT ON "
+        "public.t FOR EACH ROW EXECUTE FUNCTION public.eat(); ALTER TABLE public.t ENABLE ALWAYS TRIGGER eat");
+    ss_target *t = target_open();
+    Sidespool__Schema *s = schema("t", "id integer*; v text; d text");
+    hand *h = many_inserts(s, 2000, 1, -1);
+    STOPS(ss_target_postgres.apply(t, &h->batch, &err), "SS-TGT-0007");
+    assert_non_null(strstr(err.text, ss_arena_printf(arena, "record %d", 2000 - 32 + 499)));
+    assert_string_equal(ask("SELECT count(*) FROM public.t"), "0");
+    ss_target_postgres.close(t);
+}
+
 /* ---- connection and bookkeeping
  * -------------------------------------------------------------------------------------------------
  */
@@ -608,6 +665,8 @@ int main(void) {
         T(test_triggers_do_not_fire),
         T(test_wide_and_empty_tables),
         T(test_large_cells_and_many_statements),
+        T(test_many_inserts),
+        T(test_many_inserts_are_counted),
         T(test_statements_after_failures),
         T(test_one_session_per_route),
         T(test_lost_and_read_only),

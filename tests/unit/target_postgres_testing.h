@@ -293,11 +293,12 @@ static inline ss_row row_of(size_t count, const char *const *values) {
 #define NO_ROW ((ss_row){0})
 
 /* A batch of one table, by hand. */
+#define HAND_MOST (SS_TGT_BULK_ROWS + 100)
 typedef struct {
     ss_batch batch;
     ss_batch_table table;
     ss_group groups[3];
-    ss_batch_change changes[64];
+    ss_batch_change changes[HAND_MOST];
     size_t change_count;
     uint64_t sequence;
 } hand;
@@ -344,8 +345,8 @@ static inline void grouped(hand *h, const char *mask) {
         kinds[i] = mask[i] == 'V' ? SS_CELL_VALUE : SS_CELL_UNCHANGED;
     g->op = h->changes[0].change.op;
     g->kinds = g->op == SIDESPOOL__OP__OP_DELETE ? NULL : kinds;
-    const ss_row **keys = ss_arena_zalloc(arena, 64 * sizeof *keys),
-                 **rows = ss_arena_zalloc(arena, 64 * sizeof *rows);
+    const ss_row **keys = ss_arena_zalloc(arena, HAND_MOST * sizeof *keys),
+                 **rows = ss_arena_zalloc(arena, HAND_MOST * sizeof *rows);
     for (size_t i = 0; i < h->change_count; i++) {
         const ss_change *c = &h->changes[i].change;
         keys[i] = c->before.count > 0 ? &c->before : &c->after;

@@ -1,7 +1,7 @@
 /* A batch in one target transaction: rows, counts, table states, progress, freshness, COMMIT.
  *
  * Two round trips: everything up to one sync, then, when every count is what the source's changes
- * say, COMMIT. If we die or lose the link before the COMMIT arrives, the server rolls back and the
+ * say, COMMIT. (In between one more for each table that gets many INSERTs: target_bulk.c.) If we die or lose the link before the COMMIT arrives, the server rolls back and the
  * route reads the old progress; if only its answer is lost, the route reads the new one. It reads
  * it on a session that holds the route's lock (alone() in target_open.c), so the old session has
  * ended by then and cannot commit afterwards. Hence each batch is in exactly once.
@@ -93,6 +93,10 @@ static bool finds_rows(const ss_batch_table *work) {
     return false;
 }
 
+static bool one_by_one(const ss_tgt_table *table, const ss_batch_table *work) {
+    return work->ordered || table->ordered_left > 0 || (!table->unique && finds_rows(work));
+}
+
 static ss_status send_tables(ss_target *t, const ss_batch *batch, ss_error *reterr) {
     ss_status status = SS_OK;
     for (size_t i = 0; i < batch->table_count && status == SS_OK; i++) {
@@ -102,12 +106,30 @@ static ss_status send_tables(ss_target *t, const ss_batch *batch, ss_error *rete
                                   reterr); /* loaded before: no query here */
         if (status != SS_OK)
             break;
-        if (work->ordered || table->ordered_left > 0 || (!table->unique && finds_rows(work))) {
+        if (one_by_one(table, work)) {
             status = ss_tgt_ordered(t, table, work->schema, work->first, reterr);
             continue;
         }
         for (size_t g = 0; g < work->group_count && status == SS_OK; g++)
-            status = ss_tgt_group(t, table, work->schema, &work->groups[g], reterr);
+            if (!ss_tgt_bulk_fits(&work->groups[g]))
+                status = ss_tgt_group(t, table, work->schema, &work->groups[g], reterr);
+    }
+    return status;
+}
+
+/* What send_tables has left for COPY. */
+static ss_status send_bulk(ss_target *t, const ss_batch *batch, ss_tgt_trouble *trouble,
+                           ss_error *reterr) {
+    ss_status status = SS_OK;
+    for (size_t i = 0; i < batch->table_count && status == SS_OK; i++) {
+        const ss_batch_table *work = &batch->tables[i];
+        ss_tgt_table *table = NULL;
+        status = ss_tgt_table_get(t, work->schema, batch->beside != NULL, &table, reterr);
+        if (status != SS_OK || one_by_one(table, work))
+            continue;
+        for (size_t g = 0; g < work->group_count && status == SS_OK; g++)
+            if (ss_tgt_bulk_fits(&work->groups[g]))
+                status = ss_tgt_bulk(t, table, &work->groups[g], trouble, reterr);
     }
     return status;
 }
@@ -143,7 +165,9 @@ static ss_status attempt(ss_target *t, const ss_batch *batch, bool begun, ss_tgt
      * anything else is said. */
     ss_error other = {0};
     ss_status closed = ss_tgt_pipe_close(t, trouble, status == SS_OK ? reterr : &other);
-    return status != SS_OK ? status : closed;
+    if (status == SS_OK)
+        status = closed;
+    return status == SS_OK ? send_bulk(t, batch, trouble, reterr) : status;
 }
 
 /* Takes back what the attempt did; inside a large transaction only that. */

@@ -221,7 +221,7 @@ static bool put_array(const ss_row *const *rows, size_t from, size_t to, uint32_
     return true;
 }
 
-static ss_status no_image(const ss_tgt_table *table, Sidespool__Op op, ss_error *reterr) {
+ss_status ss_tgt_no_image(const ss_tgt_table *table, Sidespool__Op op, ss_error *reterr) {
     return ss_fail(reterr, SS_STOP, "SS-TGT-0019",
                    "Table %s: an %s lacks a cell that is needed to write or to find its row; "
                    "resync the table.",
@@ -248,7 +248,7 @@ static ss_status send_chunk(ss_target *t, ss_tgt_table *table, const Sidespool__
                 continue;
             uint8_t *begin = at;
             if (!put_array(pass == 0 ? group->rows : group->keys, from, to, i, &at))
-                return no_image(table, group->op, reterr);
+                return ss_tgt_no_image(table, group->op, reterr);
             t->values[n] = (const char *)begin;
             t->lengths[n] = (int)(at - begin);
             t->formats[n++] = 1;

@@ -6,9 +6,9 @@
  * target_objects.c  objects of a copy, by phase target_schema.c    a table's columns, casts and
  * names       target_check.c    --check target_stmt.c      prepared statements, the pipeline
  * target_digest.c   verify target_apply.c     a batch in one transaction, from target_group.c
- * (set-wise SQL) and target_ordered.c (one by one)
+ * (set-wise SQL), target_bulk.c (many INSERTs) and target_ordered.c (one by one)
  *
- * One thread, blocking. libpq keeps reading while a send is blocked (also in pipeline mode), so
+ * One thread at a time (the route's, or its worker while a batch is away), blocking. libpq keeps reading while a send is blocked (also in pipeline mode), so
  * neither side can wait for the other for ever. */
 #ifndef TARGET_POSTGRES_H
 #define TARGET_POSTGRES_H
@@ -229,6 +229,8 @@ typedef struct {
 } ss_tgt_trouble;
 /* Sends the sync and reads every answer. SS_BUSY: *trouble names a table whose groups are to be
  * done one by one. */
+/* The next answer to what was sent; NULL as PQgetResult, or when it does not come. */
+PGresult *ss_tgt_result(PGconn *conn, int most_ms);
 SS_MUST ss_status ss_tgt_pipe_close(ss_target *t, ss_tgt_trouble *trouble, ss_error *reterr);
 void ss_tgt_stmts_forget(
     ss_target *t); /* of a connection that is gone or whose tables were made anew */
@@ -246,6 +248,13 @@ SS_MUST ss_status ss_tgt_one(ss_target *t, ss_tgt_table *table, const Sidespool_
                              Sidespool__Op op, const ss_row *key, const ss_row *row,
                              const uint8_t *kinds, uint64_t sequence, bool final, ss_error *reterr);
 SS_MUST ss_status ss_tgt_too_large(const ss_tgt_table *table, uint64_t bytes, ss_error *reterr);
+/* A group's row lacks a cell. */
+SS_MUST ss_status ss_tgt_no_image(const ss_tgt_table *table, Sidespool__Op op, ss_error *reterr);
+/* INSERTs by COPY, behind the pipeline of the same transaction. (target_bulk.c) SS_BUSY: as ss_tgt_pipe_close. */
+bool ss_tgt_bulk_fits(const ss_group *group);
+SS_MUST ss_status ss_tgt_bulk(ss_target *t, ss_tgt_table *table, const ss_group *group,
+                              ss_tgt_trouble *trouble, ss_error *reterr);
+#define SS_TGT_BULK_ROWS 1000 /* fewer are not worth the round trip */
 #define SS_TGT_CHUNK_BYTES (8u << 20) /* of parameters in one statement */
 #define SS_TGT_ROW_BYTES 1000000000u   /* PostgreSQL takes no message of 1 GiB or more */
 const char *ss_tgt_op_name(Sidespool__Op op);
