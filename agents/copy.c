@@ -200,7 +200,7 @@ void ss_copies_each_second(ss_copies *copies) {
         return;
     copies->second_ms = now;
     ss_status status = ss_log_trim(copies->log, &removed, &err);
-    if (status != SS_OK && status != SS_BUSY)
+    if (status != SS_OK)
         ss_log_error(SS_WARN, "trim_failed", &err);
     if (copies->progress.running)
         ss_agent_status_copy(copies->setup.status, &copies->progress);

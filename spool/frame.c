@@ -59,6 +59,8 @@ ss_status ss_frame_encode(ZSTD_CCtx *zstd, int level, ss_bytes payload, uint64_t
         return ss_fail(reterr, SS_RETRY, SS_SPOOL_MEMORY, "out of memory for a frame of %zu bytes", payload.len);
     size_t packed =
         ZSTD_compressCCtx(zstd, head + FRAME_HEADER_BYTES, bound, payload.ptr, payload.len, level);
+    if (ZSTD_getErrorCode(packed) == ZSTD_error_memory_allocation)
+        return ss_fail(reterr, SS_RETRY, SS_SPOOL_MEMORY, "out of memory compressing a frame of %zu bytes", payload.len);
     if (ZSTD_isError(packed) || packed > UINT32_MAX || payload.len > UINT32_MAX)
         return ss_fail(reterr, SS_STOP, SS_SPOOL_INTERNAL, "zstd could not compress a frame of %zu bytes: %s",
                        payload.len, ZSTD_isError(packed) ? ZSTD_getErrorName(packed) : "too large");

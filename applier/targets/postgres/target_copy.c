@@ -328,11 +328,13 @@ static ss_status start_rows(ss_target *t, const Sidespool__Schema *schema, ss_er
     const char *sql = ss_buf_cstr(&t->sql);
     if (t->sql.bad)
         return ss_tgt_nomem(reterr);
-    PGresult *res = PQexec(t->conn, sql);
+    PGresult *res = PQsendQuery(t->conn, sql) == 1 ? ss_tgt_result(t->conn, 0) : NULL;
     if (PQresultStatus(res) != PGRES_COPY_IN) {
         char what[200];
         snprintf(what, sizeof what, "table %s, COPY", table->shown);
         status = ss_tgt_error(t->conn, res, what, reterr);
+        for (PGresult *more; (more = PQgetResult(t->conn)) != NULL;)
+            PQclear(more);
     }
     PQclear(res);
     if (status == SS_OK) {

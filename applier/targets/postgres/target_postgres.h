@@ -227,10 +227,10 @@ typedef struct {
     const ss_tgt_table *table; /* NULL: none */
     bool refused;              /* by a constraint; else another count */
 } ss_tgt_trouble;
-/* Sends the sync and reads every answer. SS_BUSY: *trouble names a table whose groups are to be
- * done one by one. */
 /* The next answer to what was sent; NULL as PQgetResult, or when it does not come. */
 PGresult *ss_tgt_result(PGconn *conn, int most_ms);
+/* Sends the sync and reads every answer. SS_BUSY: *trouble names a table whose groups are to be
+ * done one by one. */
 SS_MUST ss_status ss_tgt_pipe_close(ss_target *t, ss_tgt_trouble *trouble, ss_error *reterr);
 void ss_tgt_stmts_forget(
     ss_target *t); /* of a connection that is gone or whose tables were made anew */

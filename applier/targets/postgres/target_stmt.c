@@ -280,16 +280,16 @@ static ss_status read_one(ss_target *t, size_t i, ss_tgt_trouble *trouble, ss_st
     return status;
 }
 
-/* The answer to Sync follows the last one at once. When libpq (15) has no memory for it, it takes it off the wire and then
- * waits for another, for ever: so it is not waited for longer than SYNC_MOST_MS. */
-static PGresult *read_sync(ss_target *t) {
-    for (int waited = 0; PQisBusy(t->conn); waited++) {
-        struct pollfd link = {.fd = PQsocket(t->conn), .events = POLLIN};
-        if (waited == SYNC_MOST_MS / 100 || (poll(&link, 1, 100) < 0 && errno != EINTR) ||
-            PQconsumeInput(t->conn) != 1)
+/* libpq (15) that finds no memory for an answer either takes it off the wire and waits for another, for ever, or leaves it in its
+ * buffer and looks at it again when more comes, which never does: so what is there is looked at again each 100 ms, at most
+ * `most_ms` long (0: without end). */
+PGresult *ss_tgt_result(PGconn *conn, int most_ms) {
+    for (int waited = 0; PQisBusy(conn); waited += 100) {
+        struct pollfd link = {.fd = PQsocket(conn), .events = POLLIN};
+        if ((most_ms > 0 && waited >= most_ms) || (poll(&link, 1, 100) < 0 && errno != EINTR) || PQconsumeInput(conn) != 1)
             return NULL;
     }
-    return PQgetResult(t->conn);
+    return PQgetResult(conn);
 }
 
 ss_status ss_tgt_pipe_close(ss_target *t, ss_tgt_trouble *trouble, ss_error *reterr) {
@@ -304,7 +304,7 @@ ss_status ss_tgt_pipe_close(ss_target *t, ss_tgt_trouble *trouble, ss_error *ret
         return status == SS_OK || status == SS_BUSY
                    ? ss_tgt_error(t->conn, NULL, "reading the target's answers", reterr)
                    : status;
-    PGresult *res = read_sync(t);
+    PGresult *res = ss_tgt_result(t->conn, SYNC_MOST_MS); /* it follows the last answer at once */
     bool synced = PQresultStatus(res) == PGRES_PIPELINE_SYNC;
     PQclear(res);
     if (!synced || PQexitPipelineMode(t->conn) != 1)
