@@ -123,8 +123,13 @@ class Story:
         conn.close()
         return self.command("resync", "--route", "shop", "public.item").returncode
 
+    def status(self):
+        self.revive()
+        done = self.command("status", "--json")
+        return done if done.returncode == 0 else None
+
     def halted(self):
-        done = until("a status", lambda: (lambda d: d.returncode == 0 and d)(self.command("status", "--json")), 30, 0.2, self.w.tell)
+        done = until("a status", lambda: self.status(), 30, 0.2, self.w.tell)
         status = json.loads(done.stdout)
         self.told += [trouble["text"] for trouble in status["troubles"]]
         route = status["routes"][0]
