@@ -179,14 +179,11 @@ static ss_status compare_to_root(ss_source *source, const ss_postgres_relation *
  * partition no more), unless the agent's file selects it no more. Under another name it is a hole: what comes under that name
  * belongs to a table that the targets do not have, and nothing would tell once it is named back. */
 static ss_status known_by_record(ss_source *source, ss_postgres_relation *rel, ss_error *reterr) {
-    ss_postgres_record record;
+    const ss_postgres_record *record = NULL;
     char text[SS_ERROR_TEXT];
-    ss_arena *arena = ss_arena_new(0);
-    if (!arena)
-        return no_memory(reterr);
-    ss_status status = ss_postgres_record_load(source->env, arena, &record, reterr);
+    ss_status status = ss_postgres_record_look(source->env, &source->record_kept, &record, reterr);
     const ss_postgres_member *member =
-        status == SS_OK ? ss_postgres_record_find(&record, rel->relid) : NULL;
+        status == SS_OK ? ss_postgres_record_find(record, rel->relid) : NULL;
     if (member && member->left) {
         if (!rel->selected && source->final_lsn < member->at) {
             rel->selected = true;
@@ -203,7 +200,6 @@ static ss_status known_by_record(ss_source *source, ss_postgres_relation *rel, s
             status = ss_postgres_record_break(source->env, text, reterr);
         }
     }
-    ss_arena_free(arena);
     return status;
 }
 
@@ -236,7 +232,7 @@ static ss_status on_relation(ss_source *source, const ss_sink *sink,
         SS_LOG(SS_WARN, "relation_selected", SS_S("table", rel->name), SS_S("before", known->name),
                SS_U("selected", rel->selected));
     if (status == SS_OK)
-        source->record_due_ms = 0;
+        source->record_news = true;
     if (status == SS_OK && rel->selected) {
         Sidespool__Schema *schema;
         ss_arena_reset(source->arena);

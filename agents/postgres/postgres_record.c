@@ -68,12 +68,20 @@ static char *field(char **rest) {
     return start;
 }
 
+static uint32_t *slot_of(const ss_postgres_record *record, uint32_t relid) {
+    size_t at = (relid * UINT32_C(2654435761)) & record->mask;
+    while (record->slots[at] != 0 && record->members[record->slots[at] - 1].relid != relid)
+        at = (at + 1) & record->mask;
+    return &record->slots[at];
+}
+
 static ss_postgres_member *member_at(ss_postgres_record *record, uint32_t relid) {
-    for (size_t i = 0; i < record->count; i++)
-        if (record->members[i].relid == relid)
-            return &record->members[i];
+    uint32_t *slot = slot_of(record, relid);
+    if (*slot != 0)
+        return &record->members[*slot - 1];
     ss_postgres_member *fresh = &record->members[record->count++];
     *fresh = (ss_postgres_member){.relid = relid, .tokens = "-", .tree = "-", .name = ""};
+    *slot = (uint32_t)record->count;
     return fresh;
 }
 
@@ -164,8 +172,13 @@ ss_status ss_postgres_record_load(const ss_source_env *env, ss_arena *arena, ss_
     ss_status status = file_read(path, arena, &text, &lines, reterr);
     if (status != SS_OK)
         return status;
+    size_t slots = 16;
+    while (slots < 2 * lines) /* at most one member a line */
+        slots *= 2;
+    record.mask = slots - 1;
+    record.slots = ss_arena_zalloc(arena, slots * sizeof *record.slots);
     record.members = ss_arena_alloc(arena, (lines + 1) * sizeof *record.members);
-    if (record.members == NULL)
+    if (record.members == NULL || record.slots == NULL)
         return no_memory(reterr);
     record.exists = text != NULL;
     for (char *line = text; line != NULL;) {
@@ -184,11 +197,42 @@ ss_status ss_postgres_record_load(const ss_source_env *env, ss_arena *arena, ss_
     return SS_OK;
 }
 
+/* Looked at before it is read: what is appended meanwhile makes the next look differ. */
+ss_status ss_postgres_record_look(const ss_source_env *env, ss_postgres_record_kept *kept, const ss_postgres_record **ret,
+                                  ss_error *reterr) {
+    char path[PATH_MAX];
+    struct stat st = {0};
+    path_of(env, path, sizeof path);
+    if (stat(path, &st) != 0 && errno != ENOENT)
+        return file_fail(reterr, "look at", path);
+    if (kept->arena == NULL || st.st_dev != kept->dev || st.st_ino != kept->ino || st.st_size != kept->size ||
+        st.st_ctim.tv_sec != kept->changed.tv_sec || st.st_ctim.tv_nsec != kept->changed.tv_nsec) {
+        ss_postgres_record_kept_done(kept);
+        kept->arena = ss_arena_new(0);
+        if (kept->arena == NULL)
+            return no_memory(reterr);
+        ss_status status = ss_postgres_record_load(env, kept->arena, &kept->record, reterr);
+        if (status != SS_OK) {
+            ss_postgres_record_kept_done(kept);
+            return status;
+        }
+        kept->dev = st.st_dev;
+        kept->ino = st.st_ino;
+        kept->size = st.st_size;
+        kept->changed = st.st_ctim;
+    }
+    *ret = &kept->record;
+    return SS_OK;
+}
+
+void ss_postgres_record_kept_done(ss_postgres_record_kept *kept) {
+    ss_arena_free(kept->arena);
+    *kept = (ss_postgres_record_kept){0};
+}
+
 const ss_postgres_member *ss_postgres_record_find(const ss_postgres_record *record, uint32_t relid) {
-    for (size_t i = 0; i < record->count; i++)
-        if (record->members[i].relid == relid)
-            return &record->members[i];
-    return NULL;
+    uint32_t at = *slot_of(record, relid);
+    return at != 0 ? &record->members[at - 1] : NULL;
 }
 
 ss_status ss_postgres_record_break(const ss_source_env *env, const char *text, ss_error *reterr) {

@@ -20,6 +20,9 @@
 
 #include "agents/postgres/postgres.h"
 
+#include <sys/stat.h>
+#include <time.h>
+
 typedef struct {
     uint32_t relid;
     bool left;          /* L: taken before `at`, not behind it */
@@ -36,10 +39,26 @@ typedef struct {
     const char *broken; /* NULL: no hole known */
     ss_postgres_member *members;
     size_t count;
+    uint32_t *slots; /* open addressing by relid: index + 1; mask + 1 of them */
+    size_t mask;
 } ss_postgres_record;
+
+/* The record as a thread that asks often keeps it: read again when the file is another one or has grown. All zero at first. */
+typedef struct {
+    ss_arena *arena;
+    ss_postgres_record record;
+    dev_t dev;
+    ino_t ino;
+    off_t size;
+    struct timespec changed;
+} ss_postgres_record_kept;
 
 SS_MUST ss_status ss_postgres_record_load(const ss_source_env *env, ss_arena *arena, ss_postgres_record *ret,
                                           ss_error *reterr);
+/* *ret lives until the next call or ss_postgres_record_kept_done. */
+SS_MUST ss_status ss_postgres_record_look(const ss_source_env *env, ss_postgres_record_kept *kept, const ss_postgres_record **ret,
+                                          ss_error *reterr);
+void ss_postgres_record_kept_done(ss_postgres_record_kept *kept);
 const ss_postgres_member *ss_postgres_record_find(const ss_postgres_record *record, uint32_t relid);
 /* Appends the tables as the connection's snapshot sees them; anew: begins a new file, with the publication. */
 SS_MUST ss_status ss_postgres_record_write(PGconn *conn, const ss_source_env *env, const uint32_t *relids, size_t count,

@@ -12,7 +12,7 @@
 #define ANSWER_MS 2000 /* of a walsender that has nothing else to do */
 #define HEARD_MS 200
 #define RECORD_MS 3000 /* between two comparisons with the record, and at least */
-#define RECORD_SHARE 50 /* times what one takes */
+#define RECORD_SHARE 50 /* times what one takes, with a new relation too: a backlog over many tables brings many */
 
 static void source_close(ss_source *source) {
     if (!source)
@@ -22,6 +22,7 @@ static void source_close(ss_source *source) {
     PQfinish(source->replication);
     PQfinish(source->catalog);
     ss_postgres_messages_done(source);
+    ss_postgres_record_kept_done(&source->record_kept);
     free(source);
 }
 
@@ -118,7 +119,8 @@ static ss_status record_watch(ss_source *source, ss_error *reterr) {
     int64_t start = ss_postgres_now_ms();
     /* Right after the walsender has spoken (a quiet one is asked each second): over a dead link the question would only wait, and
      * nobody would look at the stream, or say what is wrong, meanwhile. From a source that is silent nothing is taken either. */
-    if (start < source->record_due_ms || start - source->stream.heard_ms >= HEARD_MS)
+    int64_t due = source->record_news ? source->record_soon_ms : source->record_due_ms;
+    if (start < due || start - source->stream.heard_ms >= HEARD_MS)
         return SS_OK;
     ss_error why = {0};
     ss_status status = ss_postgres_catalog_ready(source, &why);
@@ -126,6 +128,8 @@ static ss_status record_watch(ss_source *source, ss_error *reterr) {
         status = record_check(source, false, &why);
     int64_t now = ss_postgres_now_ms(), pause = (now - start) * RECORD_SHARE;
     source->record_due_ms = now + (pause > RECORD_MS ? pause : RECORD_MS);
+    source->record_soon_ms = now + (pause < RECORD_MS ? pause : RECORD_MS);
+    source->record_news = false;
     if (status == SS_STOP && why.code && strcmp(why.code, "SS-PG-0057") == 0) {
         *reterr = why;
         return hole(source, reterr);

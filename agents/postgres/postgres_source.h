@@ -7,6 +7,7 @@
 #include "agents/postgres/postgres.h"
 #include "agents/postgres/postgres_catalog.h"
 #include "agents/postgres/postgres_decode.h"
+#include "agents/postgres/postgres_record.h"
 #include "agents/postgres/postgres_stream.h"
 
 /* A relation as its last Relation message of this session described it. Heap. */
@@ -37,6 +38,9 @@ struct ss_source {
     int64_t sender_timeout_ms;
     bool via_root;
     int64_t record_due_ms;  /* the next comparison with what was published (postgres_record.h) */
+    int64_t record_soon_ms; /* and with record_news: a relation was described anew */
+    bool record_news;
+    ss_postgres_record_kept record_kept;
     uint32_t stale_said;    /* hash of the tables last named in the log for their partitions */
     bool slot_leftover; /* a half-made slot of our own, to be dropped by prepare */
 
