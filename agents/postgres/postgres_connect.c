@@ -329,6 +329,9 @@ static void notice_drop(void *ctx, const PGresult *res) {
 
 static ss_status connected(const ss_source_env *env, PGconn *conn, bool late, ss_error *reterr) {
     if (conn && !late && PQstatus(conn) == CONNECTION_OK) {
+        ss_status status = ss_postgres_link_begin(conn, env, reterr);
+        if (status != SS_OK)
+            return status;
         PQsetNoticeReceiver(conn, notice_drop, NULL);
         PQsetErrorVerbosity(conn, PQERRORS_DEFAULT);
         int version = PQserverVersion(conn);

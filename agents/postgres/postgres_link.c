@@ -12,19 +12,54 @@
 #include "agents/postgres/postgres_stream.h"
 #include "sidespool/link.h"
 #include "sidespool/log.h"
+#include "sidespool/password.h"
+#include <libpq-events.h>
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 
 #define REACH_MS 5000 /* to connect, and to answer */
 #define TLS_LOOK_MS 200
+#define REFUSALS_MOST 3
+
+/* ---- what a connection knows of itself ----------------------------------------------------------------------------------- */
+
+/* It hangs on the connection, because who waits for an answer has nothing else. */
+typedef struct {
+    const ss_source_env *env;
+    int refusals; /* in a row, of those who wanted to ask */
+} session;
+
+static int session_event(PGEventId event, void *about, void *ctx) {
+    (void)ctx;
+    if (event == PGEVT_CONNDESTROY) {
+        PGconn *conn = ((PGEventConnDestroy *)about)->conn;
+        free(PQinstanceData(conn, session_event));
+    }
+    return 1;
+}
+
+ss_status ss_postgres_link_begin(PGconn *conn, const ss_source_env *env, ss_error *reterr) {
+    session *own = calloc(1, sizeof *own);
+    if (own == NULL || PQregisterEventProc(conn, session_event, "sidespool", NULL) == 0 ||
+        PQsetInstanceData(conn, session_event, own) == 0) {
+        free(own);
+        return ss_fail(reterr, SS_RETRY, "SS-PG-0005", "no memory for a connection to source %s", env->name);
+    }
+    own->env = env;
+    return SS_OK;
+}
 
 /* ---- asking the server --------------------------------------------------------------------------------------------------- */
 
-/* Connects where `conn` is connected, with all that it was given. NULL: not reached, unless *ret_spoke (it refused). */
-static PGconn *connect_beside(PGconn *conn, bool *ret_spoke) {
+/* Connects where `conn` is connected, with all that it was given, but with the password as it is now: it may have been changed
+ * since. NULL: not reached, or refused with this SQLSTATE. */
+static PGconn *connect_beside(PGconn *conn, const session *own, char ret_sqlstate[6]) {
     const char *keys[80], *values[80];
-    char sqlstate[6] = "";
+    const char *file = ss_postgres_opt(own->env)->password_file;
+    char password[1024] = "";
     bool late = false;
     size_t n = 0;
     PQconninfoOption *given = PQconninfo(conn);
@@ -37,16 +72,20 @@ static PGconn *connect_beside(PGconn *conn, bool *ret_spoke) {
     values[n++] = PQhost(conn);
     keys[n] = "port";
     values[n++] = PQport(conn);
+    keys[n] = "password"; /* of a file that cannot be read now the password that we had */
+    if (file != NULL && ss_password_read(file, "SS-PG-0002", password, sizeof password, NULL) == SS_OK)
+        values[n++] = password;
     keys[n] = values[n] = NULL;
     PGconn *beside = ss_postgres_connect_steps(keys, values, 0, REACH_MS, &late);
     PQconninfoFree(given);
+    explicit_bzero(password, sizeof password);
+    ret_sqlstate[0] = '\0';
     if (beside != NULL && !late && PQstatus(beside) == CONNECTION_OK)
         return beside;
     if (beside != NULL && !late) {
         char said[400];
-        ss_postgres_connect_said(PQerrorMessage(beside), sqlstate, said, sizeof said);
+        ss_postgres_connect_said(PQerrorMessage(beside), ret_sqlstate, said, sizeof said);
     }
-    *ret_spoke = sqlstate[0] != '\0';
     PQfinish(beside);
     return NULL;
 }
@@ -76,14 +115,25 @@ static const char working_sql[] =
     "SELECT state = 'active' AND coalesce(wait_event_type, '') NOT IN ('Client', 'Activity'), "
     "coalesce(wait_event_type || ' ' || wait_event, state, 'unknown') FROM pg_catalog.pg_stat_activity WHERE pid = $1::int4";
 
-bool ss_postgres_link_lost(PGconn *conn, char *ret_why, size_t size) {
-    char pid[16];
-    bool spoke = false;
-    PGconn *beside = connect_beside(conn, &spoke);
-    if (beside == NULL) {
-        snprintf(ret_why, size, "%s", spoke ? "the server is there, but refuses to be asked why" : "the server cannot be reached");
-        return !spoke;
+/* A server that refuses us proves nothing of the session that we have, and to end a good one would help nobody: we should be
+ * refused as well. But it is no sign of life either. Only one that is full is waited for: it lets us ask when there is room. */
+static bool refused(session *own, const char *sqlstate, char *ret_why, size_t size) {
+    if (sqlstate[0] == '\0') {
+        snprintf(ret_why, size, "the server cannot be reached");
+        return true;
     }
+    snprintf(ret_why, size, "the server is there, but refuses to be asked why (SQLSTATE %s)", sqlstate);
+    own->refusals += strncmp(sqlstate, "53", 2) != 0;
+    return own->refusals >= REFUSALS_MOST;
+}
+
+bool ss_postgres_link_lost(PGconn *conn, char *ret_why, size_t size) {
+    session *own = PQinstanceData(conn, session_event);
+    char pid[16], sqlstate[6];
+    PGconn *beside = connect_beside(conn, own, sqlstate);
+    if (beside == NULL)
+        return refused(own, sqlstate, ret_why, size);
+    own->refusals = 0;
     snprintf(pid, sizeof pid, "%d", PQbackendPID(conn));
     PGresult *res = ask(beside, working_sql, pid);
     bool lost = true;
@@ -106,21 +156,15 @@ bool ss_postgres_link_lost(PGconn *conn, char *ret_why, size_t size) {
 
 /* ---- waiting for an answer ----------------------------------------------------------------------------------------------- */
 
-/* Waits for more. `heard` is when something came last, or was asked. What TLS has read already shows at no socket: so it is looked
- * for in turns. */
-static ss_status idle(PGconn *conn, const char *what, int64_t *heard, ss_error *reterr) {
-    struct pollfd fd = {.fd = PQsocket(conn), .events = POLLIN};
-    int n = poll(&fd, 1, PQsslInUse(conn) ? TLS_LOOK_MS : SS_LINK_DEAD_MS);
+ss_status ss_postgres_link_look(PGconn *conn, const char *what, bool say, int64_t *heard, ss_error *reterr) {
+    char why[200];
     int64_t now = ss_postgres_now_ms();
-    (void)PQconsumeInput(conn); /* what failed is said by the result that the caller takes */
-    if (n > 0)
-        *heard = now;
     if (now - *heard < SS_LINK_DEAD_MS)
         return SS_OK;
-    char why[200];
     int seconds = (int)((now - *heard) / 1000);
     if (!ss_postgres_link_lost(conn, why, sizeof why)) {
-        SS_LOG(SS_INFO, "source_takes_long", SS_S("step", what), SS_I("seconds", seconds), SS_S("found", why));
+        if (say)
+            SS_LOG(SS_INFO, "source_takes_long", SS_S("step", what), SS_I("seconds", seconds), SS_S("found", why));
         *heard = ss_postgres_now_ms();
         return SS_OK;
     }
@@ -130,20 +174,37 @@ static ss_status idle(PGconn *conn, const char *what, int64_t *heard, ss_error *
     return ss_fail(reterr, SS_RETRY, "SS-PG-0115", "cannot %s: the source has said nothing for %d s, and %s", what, seconds, why);
 }
 
+/* Waits for more. `heard` is when something came last, or was asked. What TLS has read already shows at no socket: so it is looked
+ * for in turns. *ret_broken: no more will come, and libpq knows why. It has no socket then, so nothing would ever wake us. */
+static ss_status idle(PGconn *conn, const char *what, int64_t *heard, bool *ret_broken, ss_error *reterr) {
+    struct pollfd fd = {.fd = PQsocket(conn), .events = POLLIN};
+    if (PQstatus(conn) != CONNECTION_BAD && poll(&fd, 1, PQsslInUse(conn) ? TLS_LOOK_MS : SS_LINK_DEAD_MS) > 0)
+        *heard = ss_postgres_now_ms();
+    *ret_broken = PQstatus(conn) == CONNECTION_BAD || PQconsumeInput(conn) == 0;
+    return *ret_broken ? SS_OK : ss_postgres_link_look(conn, what, true, heard, reterr);
+}
+
 ss_status ss_postgres_await_result(PGconn *conn, const char *what, ss_error *reterr) {
     int64_t heard = ss_postgres_now_ms();
     ss_status status = SS_OK;
-    while (status == SS_OK && PQisBusy(conn))
-        status = idle(conn, what, &heard, reterr);
+    bool broken = false;
+    while (status == SS_OK && !broken && PQisBusy(conn))
+        status = idle(conn, what, &heard, &broken, reterr);
     return status;
 }
 
+/* PQgetCopyData does not look at the connection: of a broken one it says for ever that no row has come yet. */
 ss_status ss_postgres_await_row(PGconn *conn, const char *what, char **ret, int *ret_len, ss_error *reterr) {
     int64_t heard = 0;
     ss_status status = SS_OK;
+    bool broken = false;
     while (status == SS_OK && (*ret_len = PQgetCopyData(conn, ret, 1)) == 0) {
+        if (broken) {
+            *ret_len = -2;
+            break;
+        }
         heard = heard == 0 ? ss_postgres_now_ms() : heard;
-        status = idle(conn, what, &heard, reterr);
+        status = idle(conn, what, &heard, &broken, reterr);
     }
     return status;
 }

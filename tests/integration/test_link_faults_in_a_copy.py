@@ -63,6 +63,20 @@ def test_reset_and_cut_in_a_row(copying, side):
     link.ends_equal("big")
 
 
+def test_a_reset_is_noticed_at_once(copying):
+    """It is told by the kernel: nobody waits until a silent link would be taken for dead, which is 20 s."""
+    link = copying("source")
+    assert in_the_middle(link), "the copy was over before the link broke"
+    before = len(link.world.agent.text())
+    link.faulty.reset()
+    aborted = until("the copy is aborted", lambda: [line for line in link.world.agent.text()[before:].splitlines() if "event=copy_aborted" in line],
+                    8, 0.05, link.world.tell)
+    assert "SS-PG-0115" not in aborted[0], aborted
+    link.faulty.throttle(None)
+    link.until_resumed()
+    link.ends_equal("big")
+
+
 def test_nobody_behind_a_live_connection(copying):
     """Of the target's side see the stream's story: what is on its way to a target is taken by both hosts' buffers long before."""
     link = copying("source")
