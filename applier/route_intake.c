@@ -128,9 +128,9 @@ ss_status ss_intake_settle(ss_route *r, ss_intake *in, ss_error *reterr) {
 }
 
 /* Whether the next batch may be prepared while this one is applied: only in the plain case, where nothing but batches is asked of the
- * target, and not while a bad transaction is looked for. */
+ * target, and not while a bad transaction is looked for. Nor beside a huge value, so that two of them are never held at once. */
 static bool may_run_ahead(ss_route *r, const ss_intake *in) {
-    return !in->catchup && ss_route_all_ready(r) && in->sequence > r->careful_until;
+    return !in->catchup && ss_route_all_ready(r) && in->sequence > r->careful_until && ss_batcher_bytes(r->batcher) < 2 * SS_BATCH_BYTES;
 }
 
 static void hand_over(ss_route *r, ss_intake *in, const ss_batch *batch) {
