@@ -14,7 +14,9 @@ from servers import SCRIPT, Postgres
 from world import Process, World, until
 
 # What PostgreSQL ships with, where the tests' servers are trimmed for a fast start. wal_level=logical is what both ways need.
-DEFAULTS = {"fsync": "on", "full_page_writes": "on", "autovacuum_naptime": "1min", "shared_buffers": "128MB",
+# The launcher starts a subscription's worker at most once in wal_retrieve_retry_interval (5 s), whichever subscription it was for: a run that
+# follows another one soon would wait for that, so it is shortened.
+DEFAULTS = {"wal_retrieve_retry_interval": "100ms", "fsync": "on", "full_page_writes": "on", "autovacuum_naptime": "1min", "shared_buffers": "128MB",
             "max_connections": "100", "dynamic_shared_memory_type": "posix"}
 PRINTED = ("server_version", "fsync", "synchronous_commit", "full_page_writes", "wal_level", "wal_compression", "shared_buffers",
            "max_wal_size", "checkpoint_timeout", "logical_decoding_work_mem", "autovacuum")
