@@ -6,6 +6,7 @@
  * Given up means cancelled at the server: it does not notice a closed connection while it waits,
  * and would go on to hold WAL, a slot and a walsender. Any thread; the connection is its own. */
 #include "agents/postgres/postgres.h"
+#include "agents/postgres/postgres_link.h"
 #include "agents/postgres/postgres_stream.h"
 #include "sidespool/log.h"
 #include <inttypes.h>
@@ -62,7 +63,7 @@ static void cancel(PGconn *conn) {
 typedef struct {
     const ss_postgres_await *await;
     PGconn *asks; /* a session of its own for `oldest` */
-    int64_t start_ms, said_ms, logged_ms;
+    int64_t start_ms, said_ms, logged_ms, heard_ms;
     char waits_for[256];
 } awaiting;
 
@@ -90,10 +91,12 @@ static ss_status wait_for(awaiting *a, PGconn *conn, ss_error *reterr) {
             {.fd = await->env->stop_fd > 0 ? await->env->stop_fd : -1, .events = POLLIN}};
         int64_t now = ss_postgres_now_ms();
         int64_t left = await->most_ms > 0 ? a->start_ms + await->most_ms - now : 500;
-        if (left > 0 && poll(fds, 2, left < 500 ? (int)left : 500) > 0 && fds[0].revents != 0 &&
-            PQconsumeInput(conn) == 0)
-            return ss_postgres_fail(reterr, await->code, __func__, conn, NULL, "cannot %s",
-                                    await->what);
+        if (left > 0 && poll(fds, 2, left < 500 ? (int)left : 500) > 0 && fds[0].revents != 0) {
+            a->heard_ms = ss_postgres_now_ms();
+            if (PQconsumeInput(conn) == 0)
+                return ss_postgres_fail(reterr, await->code, __func__, conn, NULL, "cannot %s",
+                                        await->what);
+        }
         if (fds[1].revents != 0 || (await->say != NULL && !say(a, ss_postgres_now_ms()))) {
             cancel(conn);
             return ss_fail(reterr, SS_RETRY, "SS-PG-0110", "given up: %s is not wanted any more",
@@ -105,6 +108,11 @@ static ss_status wait_for(awaiting *a, PGconn *conn, ss_error *reterr) {
                            await->what, await->most_ms,
                            "transactions that began since are waited for first");
         }
+        /* The answer may have been lost on its way: then the server waits for us. What it is waited
+         * for is said above already. */
+        ss_status status = ss_postgres_link_look(conn, await->what, false, &a->heard_ms, reterr);
+        if (status != SS_OK)
+            return status;
     }
     return SS_OK;
 }
@@ -112,7 +120,7 @@ static ss_status wait_for(awaiting *a, PGconn *conn, ss_error *reterr) {
 ss_status ss_postgres_await_query(const ss_postgres_await *await, PGconn *conn, const char *sql,
                                   PGresult **ret, ss_error *reterr) {
     awaiting a = {.await = await, .start_ms = ss_postgres_now_ms()};
-    a.said_ms = a.logged_ms = a.start_ms;
+    a.said_ms = a.logged_ms = a.heard_ms = a.start_ms;
     if (PQsendQuery(conn, sql) != 1)
         return ss_postgres_fail(reterr, await->code, __func__, conn, NULL, "cannot %s",
                                 await->what);

@@ -110,9 +110,11 @@ static PGresult *ask(PGconn *beside, const char *sql, const char *pid) {
 }
 
 /* A session that works for us is active and waits neither for us (Client: it reads from us, or writes to us and we do not hear it)
- * nor for something to do (Activity). */
+ * nor for something to do (Activity). But one that makes a slot may wait for WAL, which counts as Client too: on a standby until the
+ * primary says which transactions run, again and again. */
 static const char working_sql[] =
-    "SELECT state = 'active' AND coalesce(wait_event_type, '') NOT IN ('Client', 'Activity'), "
+    "SELECT state = 'active' AND (coalesce(wait_event_type, '') NOT IN ('Client', 'Activity')"
+    " OR lower(wait_event) = 'walsenderwaitforwal' AND query LIKE 'CREATE_REPLICATION_SLOT %'), "
     "coalesce(wait_event_type || ' ' || wait_event, state, 'unknown') FROM pg_catalog.pg_stat_activity WHERE pid = $1::int4";
 
 /* A server that refuses us proves nothing of the session that we have, and to end a good one would help nobody: we should be

@@ -3,6 +3,7 @@
 import threading
 import time
 
+from links import Linked
 from world import until
 
 SCHEMA = """
@@ -134,3 +135,28 @@ def test_one_that_begins_under_the_snapshot_does_not_hold_the_stream(make_world)
             thread.join()
     w.wait()
     w.assert_same("long", "again", "live")
+
+
+def test_the_answer_is_lost_on_its_way(make_world):
+    """It ends while the link loses everything, though TCP is well: the source has answered and waits for us. And before that it is
+    waited for longer than a silent link is waited for, which is no fault."""
+    link = Linked(make_world(), "source")
+    w = link.world
+    try:
+        w.src(SCHEMA)
+        conn = open_transaction(w, 1000)
+        w.start()
+        w.until_log(w.agent, "event=source_waits")
+        time.sleep(24)
+        assert "SS-PG-0115" not in w.agent.text(), w.tell()
+        made = w.agent.text().count("event=slot_made")
+        link.faulty.swallow()
+        conn.commit()
+        time.sleep(2)
+        link.faulty.resume()
+        assert w.agent.text().count("event=slot_made") == made, "the answer was there: the test proves nothing"
+        w.until_log(w.agent, "SS-PG-0115", 45)
+        w.wait()
+        w.assert_same("long", "again", "live")
+    finally:
+        link.close()
