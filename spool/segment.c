@@ -120,6 +120,17 @@ static ss_status open_tables(ss_segment *segment, bool create, ss_error *reterr)
     return rc == 0 ? SS_OK : ss_segment_fail(rc, segment->path, "open the tables of", reterr);
 }
 
+static int open_env(ss_segment *segment, const char *path, unsigned flags, uint64_t mapsize) {
+    int rc = mdb_env_create(&segment->env);
+    if (rc == 0)
+        rc = mdb_env_set_maxdbs(segment->env, 4);
+    if (rc == 0)
+        rc = mdb_env_set_mapsize(segment->env, mapsize);
+    if (rc == 0)
+        rc = mdb_env_open(segment->env, path, flags | MDB_NOSUBDIR | MDB_NOTLS | MDB_NORDAHEAD, 0660);
+    return rc;
+}
+
 /* Opens LMDB alone. `mapsize` 0: the file's own, fixed when it was made. */
 static ss_status segment_env(const char *path, unsigned flags, uint64_t mapsize, ss_segment **ret, ss_error *reterr) {
     ss_segment *segment = calloc(1, sizeof(*segment));
@@ -130,15 +141,15 @@ static ss_status segment_env(const char *path, unsigned flags, uint64_t mapsize,
     segment->refs = 1;
     segment->writable = (flags & MDB_RDONLY) == 0;
     segment->unlocked = (flags & MDB_NOLOCK) != 0;
-    int rc = mdb_env_create(&segment->env);
-    if (rc == 0)
-        rc = mdb_env_set_maxdbs(segment->env, 4);
-    if (rc == 0 && mapsize != 0)
-        rc = mdb_env_set_mapsize(segment->env, mapsize);
-    else if (rc == 0)
-        rc = mdb_env_set_mapsize(segment->env, 0);
-    if (rc == 0)
-        rc = mdb_env_open(segment->env, path, flags | MDB_NOSUBDIR | MDB_NOTLS | MDB_NORDAHEAD, 0660);
+    int rc = open_env(segment, path, flags, mapsize);
+    /* "Invalid" is also said of a lock file whose maker was killed before it wrote the head, to who had waited for it then.
+     * Once all of those have closed it, the next one to open makes it anew. What is invalid itself stays so. */
+    for (int tries = 0; rc == MDB_INVALID && !segment->unlocked && tries < 3; tries++) {
+        mdb_env_close(segment->env);
+        segment->env = NULL;
+        (void)usleep(1000);
+        rc = open_env(segment, path, flags, mapsize);
+    }
     ss_status status = rc == 0 ? SS_OK : ss_segment_fail(rc, path, "open", reterr);
     if (status == SS_OK)
         status = check_length(segment, reterr);

@@ -192,6 +192,46 @@ static void a_changed_place_is_refused(void **state) {
     finish(&t);
 }
 
+/* The writer dies while it makes the lock file, and a reader has waited for it: it finds a head of zeros. */
+static void a_lock_file_half_made_is_made_anew(void **state) {
+    (void)state;
+    test_spool t = test_spool_begin(NULL);
+    char path[200], text[SS_ERROR_TEXT];
+    append_random(&t, 1, 100);
+    mark(&t, "p");
+    flush_now(&t);
+    test_spool_close(&t);
+    first_file(&t, path);
+    strcat(path, "-lock");
+    int ready[2], status, signal_;
+    char byte = 0;
+    assert_int_equal(pipe(ready), 0);
+    pid_t holder = fork();
+    if (holder == 0) {
+        struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 0, .l_len = 1};
+        int fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0660);
+        if (fd < 0 || ftruncate(fd, 8192) != 0 || fcntl(fd, F_SETLK, &whole) != 0 || write(ready[1], &byte, 1) != 1)
+            _exit(1);
+        for (;;)
+            (void)pause();
+    }
+    assert_int_equal(read(ready[0], &byte, 1), 1);
+    pid_t killer = fork(); /* when the reader waits for the lock */
+    if (killer == 0) {
+        (void)usleep(300000);
+        _exit(kill(holder, SIGKILL) == 0 ? 0 : 1);
+    }
+    int code = read_in_child(&t, text, &signal_);
+    if (code != 2 || signal_ != 0) /* the child counts on 3,000 records and finds one; a refusal would be 1 */
+        fail_msg("exit %d, signal %d: %s", code, signal_, text);
+    assert_int_equal(waitpid(killer, &status, 0), killer);
+    assert_int_equal(status, 0);
+    assert_int_equal(waitpid(holder, &status, 0), holder);
+    close(ready[0]);
+    close(ready[1]);
+    finish(&t);
+}
+
 static void see_cursor(void *ctx, const char *consumer, uint64_t copy, uint64_t stream) {
     assert_string_equal(consumer, "route");
     ((uint64_t *)ctx)[0] = copy;
@@ -274,6 +314,7 @@ int main(void) {
         cmocka_unit_test(a_frame_of_another_history_is_refused),
         cmocka_unit_test(a_changed_place_is_refused),
         cmocka_unit_test(a_damaged_cursor_keeps_everything),
+        cmocka_unit_test(a_lock_file_half_made_is_made_anew),
         cmocka_unit_test(a_truncated_file_is_refused),
         cmocka_unit_test(a_missing_segment_is_a_gap_or_damage),
     };
