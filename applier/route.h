@@ -246,6 +246,8 @@ ss_status ss_intake_open(ss_route *r, ss_intake *in, bool catchup, uint64_t from
 void ss_intake_close(ss_intake *in);
 /* Reads and applies one batch. SS_BUSY: nothing to do now. */
 ss_status ss_intake_run(ss_route *r, ss_intake *in, ss_error *reterr) SS_MUST;
+/* Between runs: progress says what the stream has read, which it else follows once a second while nothing in it is for a ready table. */
+ss_status ss_intake_keep_place(ss_route *r, ss_intake *in, ss_error *reterr) SS_MUST;
 /* Waits for the batch that is with the worker, if there is one, and takes note of it. None is left when ss_intake_run returns. */
 ss_status ss_intake_settle(ss_route *r, ss_intake *in, ss_error *reterr) SS_MUST;
 /* The kind of an encoded record without decoding it: its field number in Record; 0: none. */

@@ -90,6 +90,13 @@ ss_status ss_route_catchup_step(ss_route *r, ss_error *reterr) {
         ss_intake_close(&r->catchup);
         return SS_BUSY;
     }
+    /* Where the stream stands, not where progress does: the changes of these tables in between have been read and passed over, and
+     * nobody would apply them. */
+    if (from >= r->progress.sequence) {
+        ss_status st = ss_intake_keep_place(r, &r->stream, reterr);
+        if (st != SS_OK)
+            return st;
+    }
     if (from >= r->progress.sequence)
         return join(r, reterr);
     if (!r->catchup.reader || members != r->catchup_members) {

@@ -624,6 +624,10 @@ static ss_status fill(ss_route *r, ss_intake *in, ss_error *reterr) {
     }
 }
 
+ss_status ss_intake_keep_place(ss_route *r, ss_intake *in, ss_error *reterr) {
+    return in->whole > r->progress.sequence ? apply(r, in, false, false, reterr) : SS_OK;
+}
+
 /* A batch of several transactions was refused: they are applied again one by one, so that the good ones pass and the bad
  * one is named. */
 static ss_status again_carefully(ss_route *r, ss_intake *in, ss_error *reterr) {
