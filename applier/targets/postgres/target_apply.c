@@ -179,10 +179,8 @@ static ss_status take_back(ss_target *t, ss_error *reterr) {
     return ss_tgt_exec(t, "ROLLBACK", "ROLLBACK", reterr);
 }
 
-static void fall_back(ss_target *t, const ss_tgt_trouble *trouble) {
-    for (ss_tgt_table *table = t->tables; table != NULL; table = table->next)
-        if (table == trouble->table)
-            table->ordered_left = ORDERED_BATCHES;
+static void fall_back(const ss_target *t, const ss_tgt_trouble *trouble) {
+    trouble->table->ordered_left = ORDERED_BATCHES;
     SS_LOG(SS_INFO, "table_one_by_one", SS_S("route", t->env->route),
            SS_S("table", trouble->table->shown),
            SS_S("reason", trouble->refused ? "a set-wise write was refused by a constraint"
@@ -208,12 +206,12 @@ static ss_status load_tables(ss_target *t, const ss_batch *batch, ss_error *rete
     return status;
 }
 
-static void count_down(ss_target *t, const ss_batch *batch) {
-    for (size_t i = 0; i < batch->table_count; i++)
-        for (ss_tgt_table *table = t->tables; table != NULL; table = table->next)
-            if (table->schema_id == batch->tables[i].schema->id &&
-                table->beside == (batch->beside != NULL) && table->ordered_left > 0)
-                table->ordered_left--;
+static void count_down(const ss_target *t, const ss_batch *batch) {
+    for (size_t i = 0; i < batch->table_count; i++) {
+        ss_tgt_table *table = ss_tgt_table_find(t, batch->tables[i].schema, batch->beside != NULL);
+        if (table != NULL && table->ordered_left > 0)
+            table->ordered_left--;
+    }
 }
 
 static ss_status write_batch(ss_target *t, const ss_batch *batch, ss_error *reterr) {

@@ -46,7 +46,7 @@ typedef struct {
 } ss_tgt_column;
 
 typedef struct ss_tgt_table {
-    struct ss_tgt_table *next;
+    struct ss_tgt_table *next; /* of its bucket */
     ss_arena *arena;
     uint64_t schema_id;
     uint64_t serial;  /* of this reading of the table: statements made for an earlier one, such as a
@@ -66,7 +66,6 @@ typedef struct ss_tgt_table {
     uint32_t key_count;
     bool told;              /* that its key is not unique */
     unsigned ordered_left;  /* batches for which it stays one by one after a refusal */
-    uint64_t ordered_batch; /* the attempt in which ordered_left was last used up */
 } ss_tgt_table;
 
 /* ---- prepared statements and the pipeline (target_stmt.c)
@@ -87,6 +86,7 @@ typedef struct {
 #define SS_TGT_STMT_MOST 512
 #define SS_TGT_STMT_SLOTS 1024
 #define SS_TGT_QUERIES 64
+#define SS_TGT_TABLE_BUCKETS 4096
 
 typedef struct ss_tgt_link ss_tgt_link;
 struct ss_target {
@@ -100,7 +100,7 @@ struct ss_target {
     bool savepoint;   /* inside it, this apply has its savepoint */
     uint64_t attempt; /* counts apply attempts */
 
-    ss_tgt_table *tables;
+    ss_tgt_table *tables[SS_TGT_TABLE_BUCKETS]; /* by schema id, which is a hash: a batch looks each of its tables up, of ten thousand */
     uint64_t table_serial;
 
     ss_tgt_stmt *slots[SS_TGT_STMT_SLOTS];
@@ -199,6 +199,8 @@ SS_MUST ss_status ss_tgt_only(ss_target *t, const char *ns, const char *name, co
 /* Rows (schema, name): every table that inherits from a plain one, however deep. */
 SS_MUST ss_status ss_tgt_children(ss_target *t, const char *ns, const char *name, PGresult **ret,
                                   ss_error *reterr);
+/* The one that ss_tgt_table_get has read; NULL: it has not. */
+ss_tgt_table *ss_tgt_table_find(const ss_target *t, const Sidespool__Schema *schema, bool beside);
 void ss_tgt_table_free(ss_tgt_table *table);
 void ss_tgt_tables_forget(ss_target *t);
 /* The columns of the relation ns.name against the schema; and of the one that its changes go to. */
@@ -224,8 +226,8 @@ SS_MUST ss_status ss_tgt_control(ss_target *t, const char *sql, ss_error *reterr
 SS_MUST ss_status ss_tgt_values_room(ss_target *t, size_t count, ss_error *reterr);
 SS_MUST ss_status ss_tgt_pipe_open(ss_target *t, ss_error *reterr);
 typedef struct {
-    const ss_tgt_table *table; /* NULL: none */
-    bool refused;              /* by a constraint; else another count */
+    ss_tgt_table *table; /* NULL: none */
+    bool refused;        /* by a constraint; else another count */
 } ss_tgt_trouble;
 /* The next answer to what was sent; NULL as PQgetResult, or when it does not come. */
 PGresult *ss_tgt_result(PGconn *conn, int most_ms);

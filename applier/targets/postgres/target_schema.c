@@ -356,28 +356,30 @@ void ss_tgt_table_free(ss_tgt_table *table) {
 }
 
 void ss_tgt_tables_forget(ss_target *t) {
-    while (t->tables != NULL) {
-        ss_tgt_table *table = t->tables;
-        t->tables = table->next;
-        ss_tgt_table_free(table);
-    }
+    for (size_t i = 0; i < SS_TGT_TABLE_BUCKETS; i++)
+        while (t->tables[i] != NULL) {
+            ss_tgt_table *table = t->tables[i];
+            t->tables[i] = table->next;
+            ss_tgt_table_free(table);
+        }
 }
 
-static ss_tgt_table *find_table(const ss_target *t, const Sidespool__Schema *schema, bool beside) {
-    ss_tgt_table *table = t->tables;
+ss_tgt_table *ss_tgt_table_find(const ss_target *t, const Sidespool__Schema *schema, bool beside) {
+    ss_tgt_table *table = t->tables[schema->id % SS_TGT_TABLE_BUCKETS];
     while (table != NULL && (table->schema_id != schema->id || table->beside != beside))
         table = table->next;
     return table;
 }
 
 static void keep_table(ss_target *t, ss_tgt_table *table) {
-    table->next = t->tables;
-    t->tables = table;
+    ss_tgt_table **bucket = &t->tables[table->schema_id % SS_TGT_TABLE_BUCKETS];
+    table->next = *bucket;
+    *bucket = table;
 }
 
 ss_status ss_tgt_table_get(ss_target *t, const Sidespool__Schema *schema, bool beside,
                            ss_tgt_table **ret, ss_error *reterr) {
-    *ret = find_table(t, schema, beside);
+    *ret = ss_tgt_table_find(t, schema, beside);
     if (*ret != NULL)
         return SS_OK;
     const char *ns = schema->ns, *name = schema->name;
@@ -422,7 +424,7 @@ ss_status ss_tgt_compare(ss_target *t, const Sidespool__Schema *schema, ss_error
     ss_status status = ss_tgt_beside_get(t, schema->ns, schema->name, &where, reterr);
     if (status != SS_OK)
         return status;
-    if (!where.beside && find_table(t, schema, false) == NULL) {
+    if (!where.beside && ss_tgt_table_find(t, schema, false) == NULL) {
         /* What has been read for this serves the first batch as well. */
         ss_tgt_table *table = NULL;
         status = ss_tgt_table_load(t, schema, schema->ns, schema->name, &table, reterr);
