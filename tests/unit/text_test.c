@@ -5,11 +5,13 @@
 #include "sidespool/text.h"
 #include "unit/temp_testing.h"
 
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <cmocka.h>
@@ -101,7 +103,7 @@ static void write_file(const char *path, const void *data, size_t len, mode_t mo
 /* The first line, whatever ends it; nothing of a refused file stays in memory. */
 static void takes_the_first_line_of_a_password_file(void **state) {
     static const struct {
-        const char *text, *password; /* NULL: refused */
+        const char *text, *password; /* NULL: refused, for good unless empty */
     } cases[] = {{"geheim", "geheim"}, {"geheim\n", "geheim"}, {"geheim\r\nmore\n", "geheim"}, {" a b \n", " a b "},
                  {"123456789012345\n", "123456789012345"}, {"1234567890123456", NULL}, {"", NULL}, {"\ngeheim\n", NULL}};
     char path[200], got[16];
@@ -112,9 +114,9 @@ static void takes_the_first_line_of_a_password_file(void **state) {
         ss_error err = {0};
         write_file(path, cases[i].text, strlen(cases[i].text), 0600);
         memset(got, 'x', sizeof got);
-        bool taken = ss_password_read(path, "SS-PG-0002", got, sizeof got, &err) == SS_OK;
-        assert_int_equal(taken, cases[i].password != NULL);
-        if (taken)
+        ss_status wanted = cases[i].password != NULL ? SS_OK : cases[i].text[0] == '\0' ? SS_RETRY : SS_STOP;
+        assert_int_equal(ss_password_read(path, "SS-PG-0002", got, sizeof got, &err), wanted);
+        if (wanted == SS_OK)
             assert_string_equal(got, cases[i].password);
         else
             assert_memory_equal(got, ((char[16]){0}), sizeof got);
@@ -124,6 +126,28 @@ static void takes_the_first_line_of_a_password_file(void **state) {
     assert_int_equal(ss_password_read(path, "SS-PG-0002", got, sizeof got, &err), SS_STOP);
     assert_string_equal(err.code, "SS-PG-0002");
     assert_int_equal(unlink(path), 0);
+    assert_int_equal(ss_password_read(path, "SS-PG-0002", got, sizeof got, &err), SS_STOP);
+    assert_int_equal(err.sys_errno, ENOENT);
+}
+
+/* A program that is out of descriptors is not stopped for it. */
+static void tries_a_password_file_again_that_could_not_be_opened(void **state) {
+    char path[200], got[16];
+    struct rlimit before, none;
+    (void)state;
+    temp_name(path, sizeof path, "sidespool-password");
+    assert_int_equal(close(mkstemp(path)), 0);
+    write_file(path, "geheim\n", 7, 0600);
+    ss_error err = {0};
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    none = before;
+    none.rlim_cur = 0;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+    ss_status status = ss_password_read(path, "SS-PG-0002", got, sizeof got, &err);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+    assert_int_equal(status, SS_RETRY);
+    assert_int_equal(err.sys_errno, EMFILE);
+    assert_int_equal(unlink(path), 0);
 }
 
 int main(void) {
@@ -131,6 +155,7 @@ int main(void) {
         cmocka_unit_test(shows_text_that_harms_no_terminal), cmocka_unit_test(cuts_between_characters),
         cmocka_unit_test(knows_what_was_meant),              cmocka_unit_test(reads_options_between_words),
         cmocka_unit_test(takes_the_first_line_of_a_password_file),
+        cmocka_unit_test(tries_a_password_file_again_that_could_not_be_opened),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
