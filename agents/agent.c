@@ -243,8 +243,8 @@ static ss_status validate(const ss_agent_config *config, ss_error *reterr) {
 
     if (!ss_source_name_good(settings->source))
         return wrong(reterr, config, settings->source_place,
-                     "`source` is \"%s\", which cannot be a name; use 1 to 63 of a-z, 0-9, _ and -, not beginning with -",
-                     SS_SHOWN(settings->source));
+                     "`source` is %s, which cannot be a name; use 1 to 63 of a-z, 0-9, _ and -, not beginning with -",
+                     SS_SHOWN_NAME(settings->source));
     ss_status status = validate_spool(config, reterr);
     if (status == SS_OK)
         status = validate_sizes(config, reterr);

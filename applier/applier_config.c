@@ -201,8 +201,8 @@ static bool name_is_good(const char *name) {
 /* "routes[1].name": which route is told by its place in the list, its name may be what is wrong. */
 static ss_status wrong_name(const ss_applier_config *config, ss_place place, size_t i, const char *key,
                             const char *name, const char *rule, ss_error *reterr) {
-    return ss_fail(reterr, SS_STOP, "SS-APP-0001", "%s: `routes[%zu].%s` is \"%s\", which cannot be a name; use %s",
-                   ss_config_place(config->config, place), i, key, SS_SHOWN(name), rule);
+    return ss_fail(reterr, SS_STOP, "SS-APP-0001", "%s: `routes[%zu].%s` is %s, which cannot be a name; use %s",
+                   ss_config_place(config->config, place), i, key, SS_SHOWN_NAME(name), rule);
 }
 
 /* Options that say which database is meant. Two blocks that agree in all of them write to one

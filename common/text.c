@@ -70,6 +70,13 @@ const char *ss_shown(const char *text, char buf[SS_SHOWN_BYTES]) {
     return show(text, buf, SS_SHOWN_BYTES);
 }
 
+const char *ss_shown_name(const char *text, char buf[SS_SHOWN_BYTES + 2]) {
+    if (strstr(text, "://") != NULL || strchr(text, '=') != NULL)
+        return "what looks like a connection string (not shown, it may hold a password)";
+    snprintf(buf, SS_SHOWN_BYTES + 2, "\"%s\"", SS_SHOWN(text));
+    return buf;
+}
+
 const char *ss_shown_path(const char *path, char buf[SS_SHOWN_PATH_BYTES]) {
     const uint8_t *s = (const uint8_t *)path;
     size_t left = strlen(path), width, all = 0;

@@ -21,6 +21,10 @@ const char *ss_shown(const char *text, char buf[SS_SHOWN_BYTES]);
 const char *ss_shown_path(const char *path, char buf[SS_SHOWN_PATH_BYTES]);
 #define SS_SHOWN(text) ss_shown((text), (char[SS_SHOWN_BYTES]){0}) /* lives as long as the block it stands in */
 
+/* The same, quoted, for what should be a name; but what looks like a connection string is not shown, it may hold a password. */
+#define SS_SHOWN_NAME(text) ss_shown_name((text), (char[SS_SHOWN_BYTES + 2]){0})
+const char *ss_shown_name(const char *text, char buf[SS_SHOWN_BYTES + 2]);
+
 /* Could `word` be a misspelt `known`, and is that nearer than *least (SIZE_MAX before the first)? Then *least is its distance.
  * Case is ignored. */
 bool ss_nearer(const char *word, const char *known, size_t *least);
