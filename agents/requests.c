@@ -217,6 +217,9 @@ static void say_full(ss_requests *requests) {
 static void take_status(ss_requests *requests, ss_work *work) {
     requests->status_running = false;
     requests->source_status_ms = ss_monotonic_ms();
+    /* In the log once, until it is well again; in `status` all the while. */
+    if (work->status != SS_OK && json_object_get(requests->source_status, "error") == NULL)
+        ss_log_error(SS_WARN, "source_status_failed", &work->err);
     json_decref(requests->source_status);
     if (work->status == SS_OK) {
         requests->source_status = work->answer;

@@ -601,9 +601,13 @@ static void start_child(struct probe *probe) {
     probe->text = evbuffer_new();
     probe->readable = event_new(sup->base, pair[0], EV_READ | EV_PERSIST, on_child, probe);
     if (probe->text && probe->readable && posix_spawn_file_actions_init(&actions) == 0) {
-        if (posix_spawn_file_actions_adddup2(&actions, pair[1], STDOUT_FILENO) != 0 ||
-            posix_spawn(&probe->child, "/proc/self/exe", &actions, NULL, argv, environ) != 0)
+        int err = posix_spawn_file_actions_adddup2(&actions, pair[1], STDOUT_FILENO);
+        if (err == 0)
+            err = posix_spawn(&probe->child, "/proc/self/exe", &actions, NULL, argv, environ);
+        if (err != 0) {
             probe->child = 0;
+            SS_LOG(SS_WARN, "consumers_not_listed", SS_S("source", probe->source), SS_S("error", strerror(err)));
+        }
         (void)posix_spawn_file_actions_destroy(&actions);
     }
     close(pair[1]);
