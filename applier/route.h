@@ -26,6 +26,10 @@
 #define SS_BATCH_AGE_MS 200u /* a batch is not filled for longer, unless the target is busy with the one before */
 #define SS_AHEAD_MS 2000u /* so long batches follow each other, each prepared while the one before is applied; then the loop turns */
 #define SS_ROUTE_MAX_MESSAGE ((size_t)1 << 30)
+#define SS_ROUTE_SCHEMAS ((size_t)32768) /* that one source transaction may change tables by, and what they may take */
+#define SS_ROUTE_SCHEMA_MEMORY ((size_t)64 << 20)
+#define SS_ROUTE_SCHEMAS_KEPT ((size_t)4096) /* between batches; beyond either they are let go, and read again from the spool */
+#define SS_ROUTE_SCHEMA_MEMORY_KEPT ((size_t)16 << 20)
 #define SS_ROUTE_BATCH_MEMORY (((size_t)4 << 30) + ((size_t)64 << 20)) /* a batch and one largest message, decoded */
 
 typedef enum {
@@ -225,6 +229,8 @@ void ss_route_tables_waiting(ss_route *r, char *text, size_t size);
  * the next call. */
 ss_status ss_route_schema_get(ss_route *r, ss_reader *reader, uint64_t id, ss_route_schema **ret, ss_error *reterr) SS_MUST;
 void ss_route_schemas_clear(ss_route *r);
+/* So many that they are to go before the next transaction: it then finds room for as many as one may use, whatever came before it. */
+bool ss_route_schemas_many(const ss_route *r);
 /* Between batches, when nothing points into them: lets schemas go when there are many. */
 void ss_route_schemas_trim(ss_route *r);
 /* States that changed, for a batch; clears nothing. The array lives until the next call. */

@@ -474,7 +474,7 @@ ss_status ss_route_copy_step(ss_route *r, ss_error *reterr) {
     uint64_t until = ss_route_now_ms() + (alone ? 1000 : 200);
     bool more = false, did = false;
     ss_status st = SS_OK;
-    while (more || (c->bytes < most && c->objects < OBJECTS_TOGETHER && ss_route_now_ms() < until)) {
+    while (more || (c->bytes < most && c->objects < OBJECTS_TOGETHER && !ss_route_schemas_many(r) && ss_route_now_ms() < until)) {
         if (!c->held) {
             st = ss_reader_next(c->reader, &c->record, &c->sequence, reterr);
             if (st != SS_OK)

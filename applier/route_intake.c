@@ -580,10 +580,11 @@ static bool batch_full(const ss_route *r, size_t quarters) {
            ss_batcher_changes(r->batcher) >= r->batch_most / 4 * quarters;
 }
 
-/* Whether what is there is enough to be handed over. While the target is busy the batch grows towards its bounds, for a large one costs less
- * for each change; an idle target gets the little that there is, so that neither waits for the other. */
+/* Whether what is there is enough to be handed over, or uses so many schemas that they are to go first. While the target is busy the
+ * batch grows towards its bounds, for a large one costs less for each change; an idle target gets the little that there is, so that
+ * neither waits for the other. */
 static bool batch_ripe(ss_route *r, const ss_intake *in, uint64_t until) {
-    if (batch_full(r, 4))
+    if (batch_full(r, 4) || ss_route_schemas_many(r))
         return true;
     if (in->sent.open && ss_worker_busy(r->worker))
         return false;
@@ -704,7 +705,7 @@ ss_status ss_intake_run(ss_route *r, ss_intake *in, ss_error *reterr) {
     ss_status st;
     do {
         st = run_once(r, in, reterr);
-    } while (st == SS_OK && in->sent.open && !ss_route_tick(r) && r->in.len == 0 && ss_route_now_ms() < until);
+    } while (st == SS_OK && in->sent.open && !ss_route_schemas_many(r) && !ss_route_tick(r) && r->in.len == 0 && ss_route_now_ms() < until);
     if (!in->sent.open)
         return st;
     ss_error late = {0};

@@ -22,7 +22,7 @@ static ss_status set_up(ss_route *r, ss_error *reterr) {
     r->spare = ss_batcher_new(SS_ROUTE_BATCH_MEMORY);
     r->worker = ss_worker_new(); /* after the signals are blocked: it takes none */
     r->scratch = ss_arena_new(SS_ROUTE_BATCH_MEMORY);
-    r->schema_arena = ss_arena_new((size_t)64 << 20);
+    r->schema_arena = ss_arena_new(SS_ROUTE_SCHEMA_MEMORY + SS_ROUTE_SCHEMA_MEMORY_KEPT);
     if (!r->batcher || !r->spare || !r->worker || !r->scratch || !r->schema_arena)
         return ss_fail(reterr, SS_STOP, "SS-ROUTE-0003", "out of memory at the start of route %s", r->conf->name);
     return SS_OK;

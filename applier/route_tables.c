@@ -4,8 +4,6 @@
 #include <stdlib.h>
 #include <xxhash.h>
 
-#define MOST_SCHEMAS 4096 /* kept between batches; beyond that they are read again from the spool */
-
 const char *ss_table_status_name(ss_table_status status) {
     static const char *const names[] = {"absent", "copying", "catching_up", "ready"};
     return (unsigned)status < 4 ? names[status] : "unknown";
@@ -227,8 +225,12 @@ void ss_route_schemas_clear(ss_route *r) {
     r->batch++; /* no table is in the batch at hand by a schema that is gone */
 }
 
+bool ss_route_schemas_many(const ss_route *r) {
+    return r->schema_count >= SS_ROUTE_SCHEMAS_KEPT || ss_arena_used(r->schema_arena) >= SS_ROUTE_SCHEMA_MEMORY_KEPT;
+}
+
 void ss_route_schemas_trim(ss_route *r) {
-    if (r->schema_count >= MOST_SCHEMAS)
+    if (ss_route_schemas_many(r))
         ss_route_schemas_clear(r);
 }
 
@@ -241,7 +243,7 @@ static ss_route_schema *slot_of(ss_route *r, uint64_t id) {
 
 ss_status ss_route_schema_get(ss_route *r, ss_reader *reader, uint64_t id, ss_route_schema **ret, ss_error *reterr) {
     if (!r->schemas) {
-        r->schema_cap = MOST_SCHEMAS * 16;
+        r->schema_cap = 2 * SS_ROUTE_SCHEMAS; /* a power of two: slot_of; beside those kept, at most 5/8 full */
         r->schemas = calloc(r->schema_cap, sizeof *r->schemas);
         if (!r->schemas)
             return no_memory(reterr);
@@ -254,8 +256,8 @@ ss_status ss_route_schema_get(ss_route *r, ss_reader *reader, uint64_t id, ss_ro
     if (id == 0)
         return ss_fail(reterr, SS_STOP, "SS-ROUTE-0004", "a change of source %s names no schema; run sidespool spool verify", r->conf->source);
     /* Never let go here: whoever asks may hold others, which a batch, a truncate or a row being loaded still uses. */
-    if (r->schema_count >= r->schema_cap / 2)
-        return ss_fail(reterr, SS_STOP, "SS-ROUTE-0003", "one transaction of source %s changes more than %zu tables", r->conf->source, r->schema_cap / 2);
+    if (r->schema_count >= SS_ROUTE_SCHEMAS + SS_ROUTE_SCHEMAS_KEPT)
+        return ss_fail(reterr, SS_STOP, "SS-ROUTE-0003", "one transaction of source %s changes more than %zu tables", r->conf->source, SS_ROUTE_SCHEMAS);
     ss_bytes packed;
     ss_status st = ss_reader_schema(reader, id, &packed, reterr);
     if (st != SS_OK)

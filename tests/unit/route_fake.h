@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 #include <pthread.h>
+#include <unistd.h>
 
 #include "sidespool/target.h"
 
@@ -35,7 +36,9 @@ static struct {
     database saved, open;
     bool in_transaction;
     unsigned fault_percent, faults, commits, catch_ups, replaced, partials, truncated;
-    unsigned ahead; /* batches applied while the route prepared the next */
+    unsigned ahead;   /* batches applied while the route prepared the next */
+    unsigned slow_ms; /* the next of these takes so long */
+    unsigned opens;
     pthread_t opener;
     bool wrote_progress;
     uint64_t first_copy_sequence; /* of the first progress written */
@@ -130,6 +133,7 @@ static ss_status fake_open(const ss_target_env *env, ss_target **ret, ss_error *
     if (fault_roll() < fake.fault_percent)
         return lost(reterr);
     fake.in_transaction = false;
+    fake.opens++;
     fake.opener = pthread_self();
     *ret = (ss_target *)&fake;
     return SS_OK;
@@ -202,7 +206,11 @@ static ss_status apply_table(const ss_batch *batch, const ss_batch_table *t, ss_
 static ss_status fake_apply(ss_target *target, const ss_batch *batch, ss_error *reterr) {
     LOCKED;
     (void)target;
-    fake.ahead += !pthread_equal(fake.opener, pthread_self());
+    if (!pthread_equal(fake.opener, pthread_self())) {
+        fake.ahead++;
+        usleep(fake.slow_ms * 1000);
+        fake.slow_ms = 0;
+    }
     if (fault_roll() < fake.fault_percent)
         return lost(reterr);
     begin();

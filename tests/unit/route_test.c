@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "applier/applier_config.h"
+#include "applier/route.h"
 #include "sidespool/log.h"
 #include "sidespool/spool.h"
 #include "unit/route_fake.h"
@@ -70,18 +71,22 @@ static void put_whole(world *w, ss_log *log) {
     OK(ss_log_flush(log, true, NULL, err));
 }
 
-static uint64_t put_schema(world *w, const char *name) {
+/* A key and values, of which only the first is ever written. */
+static uint64_t put_wide_schema(world *w, const char *name, size_t values) {
     Sidespool__Column k = SIDESPOOL__COLUMN__INIT, v = SIDESPOOL__COLUMN__INIT;
     k.name = (char *)"k";
     k.key = true;
     v.name = (char *)"v";
-    Sidespool__Column *columns[2] = {&k, &v};
+    Sidespool__Column *columns[64] = {&k};
+    assert_true(values < 64);
+    for (size_t i = 1; i <= values; i++)
+        columns[i] = &v;
     Sidespool__Schema s = SIDESPOOL__SCHEMA__INIT;
     s.engine = (char *)"fake";
     s.ns = (char *)"a";
     s.name = (char *)(uintptr_t)name;
     s.columns = columns;
-    s.n_columns = 2;
+    s.n_columns = 1 + values;
     s.identity = SIDESPOOL__IDENTITY__IDENTITY_KEY;
     ss_buf packed;
     ss_buf_init(&packed);
@@ -91,6 +96,8 @@ static uint64_t put_schema(world *w, const char *name) {
     ss_buf_done(&packed);
     return id;
 }
+
+static uint64_t put_schema(world *w, const char *name) { return put_wide_schema(w, name, 1); }
 
 static void make_schemas(world *w) {
     for (int t = 0; t < TABLES; t++)
@@ -530,6 +537,55 @@ static void test_truncate_of_very_many_tables(void **unused) {
     world_free(w);
 }
 
+/* A backlog of transactions which each change some tables of the route, and other tables than all before: far more in all than one
+ * transaction may use schemas of, in their number or in their memory. */
+static void many_tables_story(uint64_t seed, size_t batch_records, unsigned slow_ms, unsigned transactions, unsigned tables, size_t values) {
+    world *w = world_copied(seed, 2);
+    route_end(w);
+    w->route.batch_records = batch_records;
+    put_transaction(w, 2 * SS_BATCH_LEAST); /* enough to be handed over at once */
+    for (unsigned i = 0; i < transactions; i++) {
+        put_begin(w);
+        for (unsigned k = 0; k < 40; k++)
+            random_change(w);
+        for (unsigned k = 0; k < tables; k++) {
+            char name[32];
+            snprintf(name, sizeof name, "other_table_%u", i * tables + k);
+            put_other_change(w, put_wide_schema(w, name, values));
+        }
+        put_commit(w);
+    }
+    fake.ahead = fake.opens = 0;
+    fake.slow_ms = slow_ms;
+    route_start(w);
+    char id[32];
+    put_mark(w, id, sizeof id);
+    if (!await_line(w, id, NULL, 30))
+        fail_msg("the mark did not come: %s: %s", w->last_state, w->last_reason);
+    route_end(w);
+    expect_equal(w, seed);
+    assert_true(fake.ahead > 0);
+    assert_int_equal(fake.opens, 1); /* nothing was given up, to be read again carefully */
+    world_free(w);
+}
+
+/* While the target is busy a batch grows to the bounds that production has. */
+static void test_very_many_tables_in_one_batch(void **unused) {
+    (void)unused;
+    many_tables_story(7, 0, 1500, 100, 400, 1);
+}
+
+static void test_wide_tables_in_one_batch(void **unused) {
+    (void)unused;
+    many_tables_story(8, 0, 1500, 40, 400, 39);
+}
+
+/* Batches that follow each other, each prepared while the one before is applied. */
+static void test_very_many_tables_in_batches_in_a_row(void **unused) {
+    (void)unused;
+    many_tables_story(9, 40, 0, 100, 400, 1);
+}
+
 /* A bad transaction in the middle of a backlog: all before it is applied, it is named, nothing of what follows is. */
 static void test_bad_transaction_in_a_backlog_is_named(void **unused) {
     (void)unused;
@@ -628,6 +684,9 @@ int main(void) {
         cmocka_unit_test(test_gap_when_progress_is_gone),
         cmocka_unit_test(test_target_restored_is_replayed),
         cmocka_unit_test(test_truncate_of_very_many_tables),
+        cmocka_unit_test(test_very_many_tables_in_one_batch),
+        cmocka_unit_test(test_wide_tables_in_one_batch),
+        cmocka_unit_test(test_very_many_tables_in_batches_in_a_row),
         cmocka_unit_test(test_bad_transaction_in_a_backlog_is_named),
         cmocka_unit_test(test_random),
     };
