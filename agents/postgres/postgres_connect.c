@@ -304,7 +304,7 @@ void ss_postgres_connect_said(const char *message, char sqlstate[6], char *ret, 
  * a filtered read fail instead of losing rows. Keepalives: a session whose link died lets go of the
  * slot as soon as the link is well again, and not after wal_sender_timeout or two hours. */
 static const char pin_settings[] =
-    "SELECT pg_catalog.set_config(s.name, w.v, false) FROM (VALUES"
+    "SELECT pg_catalog.pg_backend_pid(), pg_catalog.set_config(s.name, w.v, false) FROM (VALUES"
     " ('DateStyle','ISO, "
     "MDY'),('IntervalStyle','postgres'),('bytea_output','hex'),('TimeZone','UTC'),"
     "('extra_float_digits','3'),('client_encoding','UTF8'),('xmloption','content'),('xmlbinary','"
@@ -341,7 +341,14 @@ static ss_status connected(const ss_source_env *env, PGconn *conn, bool late, ss
                            "with version 10",
                            env->name, version / 10000, version / 100 % 100);
         /* An empty answer or an error would leave a session whose output means something else. */
-        return ss_postgres_exec(conn, "pin the session's settings", pin_settings, reterr);
+        PGresult *res;
+        status = ss_postgres_query(conn, "pin the session's settings", pin_settings, 0, NULL,
+                                   PGRES_TUPLES_OK, &res, reterr);
+        if (status == SS_OK) {
+            ss_postgres_link_known(conn, (int)strtol(ss_postgres_value(res, 0, 0), NULL, 10));
+            PQclear(res);
+        }
+        return status;
     }
     if (!conn)
         return ss_fail(reterr, SS_RETRY, "SS-PG-0005", "no memory for a connection to source %s",

@@ -29,6 +29,7 @@
 /* It hangs on the connection, because who waits for an answer has nothing else. */
 typedef struct {
     const ss_source_env *env;
+    bool hidden;  /* the server knows our session by another number than we do: a pooler stands between */
     int refusals; /* in a row, of those who wanted to ask */
 } session;
 
@@ -117,6 +118,11 @@ static const char working_sql[] =
     " OR lower(wait_event) = 'walsenderwaitforwal' AND query LIKE 'CREATE_REPLICATION_SLOT %'), "
     "coalesce(wait_event_type || ' ' || wait_event, state, 'unknown') FROM pg_catalog.pg_stat_activity WHERE pid = $1::int4";
 
+void ss_postgres_link_known(PGconn *conn, int pid) {
+    session *own = PQinstanceData(conn, session_event);
+    own->hidden = pid != PQbackendPID(conn);
+}
+
 /* A server that refuses us proves nothing of the session that we have, and to end a good one would help nobody: we should be
  * refused as well. But it is no sign of life either. Only one that is full is waited for: it lets us ask when there is room. */
 static bool refused(session *own, const char *sqlstate, char *ret_why, size_t size) {
@@ -136,6 +142,11 @@ bool ss_postgres_link_lost(PGconn *conn, char *ret_why, size_t size) {
     if (beside == NULL)
         return refused(own, sqlstate, ret_why, size);
     own->refusals = 0;
+    if (own->hidden) {
+        PQfinish(beside);
+        snprintf(ret_why, size, "the server is there, but a pooler hides which of its processes is ours");
+        return false;
+    }
     snprintf(pid, sizeof pid, "%d", PQbackendPID(conn));
     PGresult *res = ask(beside, working_sql, pid);
     bool lost = true;

@@ -7,6 +7,9 @@
 /* Once for each connection: what ss_postgres_link_lost needs to know of it. `env` outlives it. */
 SS_MUST ss_status ss_postgres_link_begin(PGconn *conn, const ss_source_env *env, ss_error *reterr);
 
+/* By which number the server knows the session. Another than libpq's: no process of it is ever judged by. */
+void ss_postgres_link_known(PGconn *conn, int pid);
+
 /* Asks the server, over a connection of its own, what its session behind `conn` does. True: it does nothing for us, or cannot be
  * reached. `ret_why` says what was found, as the end of a sentence. At most ten seconds. */
 bool ss_postgres_link_lost(PGconn *conn, char *ret_why, size_t size);

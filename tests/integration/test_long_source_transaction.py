@@ -137,6 +137,26 @@ def test_one_that_begins_under_the_snapshot_does_not_hold_the_stream(make_world)
     w.assert_same("long", "again", "live")
 
 
+def test_a_pooler_hides_which_session_is_ours(make_world):
+    """Whoever waits long is not taken for dead because nobody at the source has its process number."""
+    link = Linked(make_world(), "source")
+    w = link.world
+    try:
+        w.src(SCHEMA)
+        conn = open_transaction(w, 1000)
+        link.faulty.hide_processes()
+        w.start()
+        w.until_log(w.agent, "event=source_waits")
+        time.sleep(24)
+        assert any(way.renamed for one in link.faulty.links for way in (one.up, one.down)), "nothing was hidden: the test proves nothing"
+        assert "SS-PG-0115" not in w.agent.text(), w.tell()
+        conn.commit()
+        w.wait()
+        w.assert_same("long", "again", "live")
+    finally:
+        link.close()
+
+
 def test_the_answer_is_lost_on_its_way(make_world):
     """It ends while the link loses everything, though TCP is well: the source has answered and waits for us. And before that it is
     waited for longer than a silent link is waited for, which is no fault."""

@@ -49,6 +49,7 @@ class Way:
         self.link, self.whose, self.src, self.dst = link, whose, src, dst
         self.queue = collections.deque()  # [when it is due, bytes]
         self.queued, self.due, self.ended, self.fin = 0, 0.0, False, False
+        self.renamed = False
         self.untyped = whose == CLIENT  # the first message of a client has no type byte
         self.type, self.left, self.head = None, 0, b""
 
@@ -92,7 +93,7 @@ class Proxy:
         self.upstream = (host, port)
         self.links, self.made, self.passed = [], 0, collections.Counter()
         self.delay_s, self.rate, self.lost, self.cutting, self.hanging, self.swallowing = 0.0, None, None, None, False, False
-        self.cuts = 0
+        self.cuts, self.hiding = 0, False
         self.budget, self.budget_at = collections.Counter(), time.monotonic()
         self.calls, self.ending = collections.deque(), False
         self.selector = selectors.DefaultSelector()
@@ -160,6 +161,10 @@ class Proxy:
     def cut_in_message(self, whose, into=1):
         """RST once so many bytes of the body of the next longer CopyData have been passed on."""
         self.call(lambda: setattr(self, "cutting", (whose, into)))
+
+    def hide_processes(self):
+        """As a pooler does: new connections are told another process number than the server's (BackendKeyData)."""
+        self.call(lambda: setattr(self, "hiding", True))
 
     def resume(self):
         """The link is well again. What was dropped is sent again by TCP; what was swallowed is gone."""
@@ -245,6 +250,9 @@ class Proxy:
         if not data:
             way.ended = True
             return True
+        at = data.find(b"K\0\0\0\x0c") if self.hiding and way.whose == SERVER and not way.renamed else -1
+        if at >= 0:  # comes with the rest of the server's welcome, in one piece
+            data, way.renamed = data[:at + 5] + struct.pack(">I", 1) + data[at + 9:], True
         cut = way.cut_at(data, self.cutting[1] if self.cutting and self.cutting[0] == way.whose else None)
         if way.link.swallowed:
             return True
