@@ -14,6 +14,8 @@
 enum { K_BEGIN = 1, K_CHANGE, K_COMMIT, K_TRUNCATE, K_PIECE, K_IDLE, K_MARK, K_COPY_BEGIN, K_COPY_END, K_COPY_ROWS,
        K_COPY_TABLE, K_OBJECT, K_GAP, K_TABLE_GAP };
 
+enum { RECORDS_A_TURN = 4096 };
+
 unsigned ss_record_kind(ss_bytes record) {
     /* The body is the record's only field, so its tag is the first byte (fields 1-15, wire type 2). */
     return record.len && (record.ptr[0] & 7) == 2 && !(record.ptr[0] & 0x80) ? record.ptr[0] >> 3 : 0;
@@ -185,12 +187,17 @@ static ss_status apply(ss_route *r, ss_intake *in, bool partial, bool more, ss_e
     return ahead ? SS_OK : applied(r, partial, changes, ss_route_now_ms() - began_ms, &batch.progress, reterr);
 }
 
-/* A sub-batch of the transaction at hand. Between two of them commands are read, but nothing else touches the target. */
+/* Within a transaction: commands are read and status is sent, but nothing else touches the target. */
+static ss_status turn(ss_route *r, ss_error *reterr) {
+    if (!ss_route_tick(r))
+        return SS_OK;
+    return ss_fail(reterr, SS_RETRY, "SS-ROUTE-0014", "the route is ending; the transaction at hand is rolled back and applied at the next start");
+}
+
+/* A sub-batch of the transaction at hand. */
 static ss_status apply_part(ss_route *r, ss_intake *in, ss_error *reterr) {
     ss_status st = apply(r, in, true, true, reterr);
-    if (st == SS_OK && ss_route_tick(r))
-        return ss_fail(reterr, SS_RETRY, "SS-ROUTE-0014", "the route is ending; the transaction at hand is rolled back and applied at the next start");
-    return st;
+    return st == SS_OK ? turn(r, reterr) : st;
 }
 
 /* ---- records --------------------------------------------------------------------------------------------------- */
@@ -576,8 +583,8 @@ static ss_status take(ss_route *r, ss_intake *in, unsigned kind, ss_error *reter
 
 /* `quarters` of its bounds are reached. */
 static bool batch_full(const ss_route *r, size_t quarters) {
-    return ss_batcher_bytes(r->batcher) >= SS_BATCH_BYTES / 4 * quarters ||
-           ss_batcher_changes(r->batcher) >= r->batch_most / 4 * quarters;
+    return ss_batcher_bytes(r->batcher) >= SS_BATCH_BYTES * quarters / 4 ||
+           ss_batcher_changes(r->batcher) * 4 >= r->batch_most * quarters;
 }
 
 /* Whether what is there is enough to be handed over, or uses so many schemas that they are to go first. While the target is busy the
@@ -620,6 +627,9 @@ static ss_status fill(ss_route *r, ss_intake *in, ss_error *reterr) {
             if (st != SS_OK)
                 return st;
         }
+        /* Changes that are not applied fill no batch, and a huge transaction of them is not to look like a target that hangs. */
+        if (in->in_transaction && in->sequence % RECORDS_A_TURN == 0 && (st = turn(r, reterr)) != SS_OK)
+            return st;
         if (!in->in_transaction && batch_ripe(r, in, until))
             return SS_OK;
     }

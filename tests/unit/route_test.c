@@ -586,6 +586,27 @@ static void test_very_many_tables_in_batches_in_a_row(void **unused) {
     many_tables_story(9, 40, 0, 100, 400, 1);
 }
 
+/* A transaction that a batch has room for is not cut into parts, however small batches are to be. */
+static void test_smallest_batches_hold_whole_transactions(void **unused) {
+    (void)unused;
+    world *w = world_copied(10, 0);
+    route_end(w);
+    w->route.batch_records = 3;
+    fake.partials = 0;
+    for (int i = 0; i < 10; i++) {
+        put_begin(w);
+        for (int k = 0; k < 3; k++)
+            random_change(w);
+        put_commit(w);
+    }
+    route_start(w);
+    reach_mark(w);
+    route_end(w);
+    expect_equal(w, 10);
+    assert_int_equal(fake.partials, 0);
+    world_free(w);
+}
+
 /* A bad transaction in the middle of a backlog: all before it is applied, it is named, nothing of what follows is. */
 static void test_bad_transaction_in_a_backlog_is_named(void **unused) {
     (void)unused;
@@ -687,6 +708,7 @@ int main(void) {
         cmocka_unit_test(test_very_many_tables_in_one_batch),
         cmocka_unit_test(test_wide_tables_in_one_batch),
         cmocka_unit_test(test_very_many_tables_in_batches_in_a_row),
+        cmocka_unit_test(test_smallest_batches_hold_whole_transactions),
         cmocka_unit_test(test_bad_transaction_in_a_backlog_is_named),
         cmocka_unit_test(test_random),
     };
