@@ -54,7 +54,9 @@ static bool agent_is_current(const json_t *agent) {
     const json_t *distance = json_object_get(json_object_get(agent, "source_status"), "lag_bytes");
     if (strcmp(ss_json_text(agent, "state", ""), "streaming") != 0)
         return false;
-    return ss_json_int(agent, "heard_ms") * 1000 < QUIET_US ||
+    /* An agent of an older version does not say it: that is no sign of life. */
+    const json_t *heard = json_object_get(agent, "heard_ms");
+    return (json_is_integer(heard) && json_integer_value(heard) < QUIET_US / 1000) ||
            (json_is_integer(distance) && json_integer_value(distance) <= 0);
 }
 

@@ -140,7 +140,7 @@ static void answer_as_agent(const char *line) {
         (void)snprintf(
             answer, sizeof(answer),
             "{\"ok\":true,\"source\":\"shop\",\"state\":\"streaming\",\"reason\":\"\","
-            "\"committed\":7,"
+            "\"committed\":7,\"heard_ms\":1000,"
             "\"source_time\":%lld,\"source_status\":{\"new_tables\":[\"public.fresh\"]}}",
             (long long)ss_wall_us());
     if (strcmp(ss_json_text(request, "op", ""), "mark") == 0) {
@@ -467,6 +467,8 @@ static void lag_is_zero_only_when_nothing_waits(void **state) {
     json_object_set_new(agent, "committed", json_integer(7));
     /* An agent that has heard nothing for long cannot say that nothing waits; what the clocks say is no sign of that. */
     assert_int_equal(ss_status_lag(route, agent, now + 3600000000LL), 0);
+    json_object_del(agent, "heard_ms"); /* an older agent */
+    assert_int_equal(ss_status_lag(route, agent, now + 100000000), 120000000);
     json_object_set_new(agent, "heard_ms", json_integer(100000));
     assert_int_equal(ss_status_lag(route, agent, now + 100000000), 120000000);
     json_object_set_new(agent, "source_status", json_pack("{s:i}", "lag_bytes", 0));
