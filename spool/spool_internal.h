@@ -153,18 +153,19 @@ struct ss_spool {
     char *path, *source;
     ss_spool_options options;
     int lock_fd;
+    char first_id[2][33]; /* of each log's very first segment: kept while making it fails, since a reader may have seen it */
     _Atomic uint64_t used[2]; /* bytes of each log's files; each log's thread stores its own, anyone loads */
     _Atomic int refused[2];   /* ROOM_…: why the log's last append found no room; each log's thread stores its own */
 };
 
 enum { ROOM_FOUND, ROOM_OWN, ROOM_SHARED }; /* _OWN: the log's own limit; _SHARED: what both may hold together */
 
-/* A frame that waits for its commit: `len` bytes at `at` of log->ready. */
+/* A frame that waits for its commit: `len` bytes at `at` of its set's bytes. */
 typedef struct {
     size_t at, len, raw;
     uint64_t first;
     uint32_t count, crc;
-    size_t ids_at, ids; /* schemas that it uses, in log->ids */
+    size_t ids_at, ids; /* schemas that it uses, in its set's ids */
 } ss_ready;
 
 /* Frames that wait, in order, and the mark that their commit moves to. */
@@ -204,7 +205,7 @@ struct ss_log {
     ss_segment_names names; /* ours alone to change, so kept in memory */
     uint64_t segment_serial;
     uint64_t page; /* of the newest segment's file, as first seen */
-    uint32_t generation; /* for names that were used before; see ss_log_new_path */
+    uint32_t generation; /* for names that were used before: the last one given, or seen at recovery */
     uint64_t removed_first; /* highest first sequence of a segment removed by rewind or recovery */
     bool suspect; /* a commit failed: what it wrote is rewritten, whether it can be seen or not */
     char *leftover; /* a segment whose creation failed and whose file stays: nothing is written until it is gone */
