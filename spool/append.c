@@ -317,8 +317,12 @@ void ss_log_look_for_room(ss_log *log) {
 
 /* ---- appending ---- */
 
+/* What is on its way to disk is not counted here, a flight that failed is. */
 static bool gathered_much(const ss_log *log) {
-    return log->open.len + log->gather.raw >= (log->beside.started ? SPOOL_BESIDE_BYTES : SPOOL_PENDING_BYTES);
+    const ss_beside *b = &log->beside;
+    if (b->started && (b->under_way || !ss_log_has_flight(log)))
+        return log->open.len + log->gather.raw >= SPOOL_BESIDE_BYTES;
+    return ss_log_pending(log) >= SPOOL_PENDING_BYTES;
 }
 
 static ss_status append_prepare(ss_log *log, size_t need, ss_error *reterr) {

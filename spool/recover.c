@@ -396,8 +396,9 @@ ss_status ss_log_truncate(ss_log *log, ss_error *reterr) {
 
 ss_status ss_log_rewind(ss_log *log, ss_error *reterr) {
     ss_log_land(log);
-    log->beside.status = SS_OK; /* what failed waits for the next flush, or is forgotten */
     ss_log_forget_unmarked(log);
+    if (!ss_log_has_flight(log))
+        log->beside.status = SS_OK; /* what failed is forgotten; else that it failed is still to be told */
     if (log->disk_last <= log->mark)
         return SS_OK; /* it had not come to disk */
     /* Whole transactions are never partly on disk beyond `committed`: everything beyond it is the one to be dropped. */
@@ -430,6 +431,16 @@ static ss_status random_id(char out[33], ss_error *reterr) {
     return SS_OK;
 }
 
+/* The same one again when making the first segment failed and is tried again: a route may have seen the file before it was taken
+ * back, and then a log with another id is a gap to it. */
+static ss_status first_id(ss_log *log, ss_error *reterr) {
+    char *id = log->spool->first_id[log->kind];
+    ss_status status = id[0] != '\0' ? SS_OK : random_id(id, reterr);
+    if (status == SS_OK)
+        memcpy(log->meta.spool_id, id, sizeof(log->meta.spool_id));
+    return status;
+}
+
 static ss_status first_segment(ss_log *log, ss_error *reterr) {
     char *path = ss_segment_path(log->spool->dir, log->kind, 1, 0);
     ss_segment_name *items = realloc(log->names.items, 16 * sizeof(*items));
@@ -442,7 +453,7 @@ static ss_status first_segment(ss_log *log, ss_error *reterr) {
     if (path == NULL || items == NULL)
         status = ss_fail(reterr, SS_RETRY, SS_SPOOL_MEMORY, "out of memory creating %s", log->spool->dir);
     if (status == SS_OK)
-        status = random_id(log->meta.spool_id, reterr);
+        status = first_id(log, reterr);
     log->meta.epoch = 1;
     log->meta.first = 1;
     if (status == SS_OK)
