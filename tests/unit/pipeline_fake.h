@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 struct ss_source {
@@ -24,6 +25,14 @@ static struct {
     size_t cell; /* bytes of incompressible text in each change */
     int stall_at; /* nothing more comes after step 6 of this transaction, though more was announced */
     int cut_at;  /* the link breaks once in the middle of this transaction */
+    int taken;   /* the newest transaction that was taken whole */
+    pthread_t capture;      /* the thread that starts the source; syncs below are those of other threads */
+    int sync_brings;        /* once: while a sync runs, transactions up to it come, and are taken before the sync ends */
+    bool sync_cuts;         /* and when it has ended the link breaks with the next position that is to be released… */
+    bool cut_at_release;
+    int64_t cut_released;   /* …this one */
+    bool syncs_wait;        /* any other sync lasts until this is taken back */
+    int syncs_waiting;      /* that do */
     bool gap;    /* open finds the history broken, until reset */
     char identity[16];
     int64_t released; /* the highest, and whether it ever ran ahead of what was durable */
@@ -35,6 +44,29 @@ static struct {
     bool die_after_prepare; /* once: what prepare made is there, and its caller never hears of it */
     char made[16];          /* identity once prepare has made its things; "": as before */
 } fake = {.mutex = PTHREAD_MUTEX_INITIALIZER, .changes = 3, .cell = 8, .identity = "one"};
+
+/* Stands before libc's for liblmdb: the disk is as slow as the test says. A call that holds the capture thread until the disk
+ * has synced (a trim) may keep it from taking what comes: then the sync ends nevertheless. */
+int fdatasync(int fd) {
+    pthread_mutex_lock(&fake.mutex);
+    bool beside = !pthread_equal(pthread_self(), fake.capture);
+    int upto = beside ? fake.sync_brings : 0;
+    if (upto > 0) {
+        fake.sync_brings = 0;
+        fake.available = upto;
+    }
+    fake.syncs_waiting += beside && upto == 0;
+    for (int i = 0; upto > 0 ? i < 500 && fake.taken < upto : beside && fake.syncs_wait; i++) {
+        pthread_mutex_unlock(&fake.mutex);
+        usleep(2000);
+        pthread_mutex_lock(&fake.mutex);
+    }
+    fake.syncs_waiting -= beside && upto == 0;
+    if (upto > 0)
+        fake.cut_at_release = fake.sync_cuts;
+    pthread_mutex_unlock(&fake.mutex);
+    return (int)syscall(SYS_fdatasync, fd);
+}
 
 #define FAKE(statement)                                                                            \
     do {                                                                                           \
@@ -82,6 +114,7 @@ static ss_status fake_identity(ss_source *source, char *ret, size_t size, ss_err
 
 static ss_status fake_start(ss_source *source, const char *position, ss_error *reterr) {
     (void)reterr;
+    FAKE(fake.capture = pthread_self());
     source->start = strtoll(position, NULL, 10);
     source->next = (int)((source->start + 4) / 10) + 1;
     if (source->start < 5)
@@ -144,6 +177,7 @@ static ss_status fake_step(ss_source *source, const ss_sink *sink, int changes, 
         return status;
     if (++source->step > changes + 1) {
         source->step = 0;
+        FAKE(fake.taken = source->next);
         source->next++;
     }
     return SS_OK;
@@ -196,8 +230,10 @@ static ss_status fake_release(ss_source *source, const char *position, ss_error 
         return ss_fail(reterr, SS_RETRY, "SS-PG-0002", "the link broke");
     ss_agent_status_get(fake.status, &now);
     int64_t upto = strtoll(position, NULL, 10);
-    FAKE(fake.released_early |= upto > strtoll(now.position, NULL, 10); fake.released = upto);
-    return SS_OK;
+    FAKE(fake.released_early |= upto > strtoll(now.position, NULL, 10);
+         if (fake.cut_at_release) { fake.cut_released = upto; source->cut = true; } else fake.released = upto;
+         fake.cut_at_release = false);
+    return source->cut ? ss_fail(reterr, SS_RETRY, "SS-PG-0002", "the link broke") : SS_OK;
 }
 
 static ss_status fake_nudge(ss_source *source, ss_error *reterr) {

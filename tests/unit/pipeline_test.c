@@ -92,6 +92,12 @@ static void wait_state(ss_agent_state state) {
     assert_int_equal(ss_agent_state_get(&world.status), state);
 }
 
+static void wait_durable(uint64_t id) {
+    for (int i = 0; i < 500 && ss_pipeline_marker_durable(world.pipeline) < id; i++)
+        usleep(10000);
+    assert_true(ss_pipeline_marker_durable(world.pipeline) >= id);
+}
+
 /* The stream as one line: "B1 1.1 1.2 C15 M:id G2 …", without idle records. */
 static void read_stream(ss_buf *out) {
     ss_reader *reader;
@@ -171,6 +177,8 @@ static int setup(void **state) {
          fake.released = 0; fake.released_early = false;
          fake.opens = fake.prepares = fake.resets = 0; fake.prepare_at = 0;
          fake.made[0] = '\0'; fake.stall_at = 0; fake.die_after_prepare = false;
+         fake.taken = fake.sync_brings = 0; fake.syncs_wait = fake.sync_cuts = fake.cut_at_release = false;
+         fake.cut_released = 0;
          memcpy(fake.identity, "one", 4));
     return 0;
 }
@@ -382,6 +390,64 @@ static void test_cut_link_is_not_a_full_spool(void **state) {
     halt_world();
 }
 
+/* The trim of each second waits for the commit that is made, and nothing is taken meanwhile: the first one is over. */
+static void wait_trimmed(void) {
+    ss_agent_snapshot now = {0};
+    for (int i = 0; i < 1500 && now.spool_quota == 0; i++) {
+        usleep(10000);
+        ss_agent_status_get(&world.status, &now);
+    }
+    assert_true(now.spool_quota > 0);
+}
+
+/* One commit has become durable, what was taken while it was made has not, and the link breaks before the next one is begun:
+ * that must be durable before the source is asked from where it goes on, or it comes twice. */
+static void test_cut_link_behind_a_commit(void **state) {
+    bool met = false;
+    int last = 0;
+    ss_buf expected;
+    (void)state;
+
+    boot(SS_ON_GAP_HALT, &large, false);
+    wait_trimmed();
+    for (int round = 0; round < 5 && !met; round++) { /* a trim, or an idle position, may come in between */
+        int first = last + 1;
+        last += 20;
+        FAKE(fake.available = first; fake.sync_brings = last; fake.sync_cuts = true; fake.cut_released = 0);
+        wait_position(last * 10 + 5);
+        FAKE(met = fake.cut_released > 0 && fake.cut_released < last * 10 + 5;
+             fake.sync_cuts = fake.cut_at_release = false);
+    }
+    halt_world();
+    assert_true(met);
+    assert_false(fake.released_early);
+    ss_buf_init(&expected);
+    put_transactions(&expected, 1, last);
+    assert_stream(&expected);
+}
+
+/* A marker that was written while a commit was made is not in that commit. */
+static void test_marker_is_told_when_it_is_durable(void **state) {
+    int waiting = 0, taken = 0;
+    (void)state;
+
+    boot(SS_ON_GAP_HALT, &large, false);
+    wait_trimmed();
+    add_marker("155", "between", 7);
+    FAKE(fake.available = 1; fake.syncs_wait = true; fake.sync_brings = 20);
+    for (int i = 0; i < 1500 && (waiting == 0 || taken < 20); i++) {
+        usleep(10000);
+        FAKE(waiting = fake.syncs_waiting; taken = fake.taken);
+    }
+    assert_true(waiting == 1 && taken == 20);
+    usleep(50000); /* the commit before has been told meanwhile */
+    assert_int_equal(ss_pipeline_marker_durable(world.pipeline), 0);
+    FAKE(fake.syncs_wait = false);
+    wait_durable(7);
+    wait_position(205);
+    halt_world();
+}
+
 /* What an append makes durable by itself in the middle of a long transaction is released too. */
 static void test_long_transaction_releases_what_lies_before(void **state) {
     int64_t released = 0;
@@ -431,12 +497,6 @@ static void begin_copy(uint64_t generation) {
     check_ok(ss_pipeline_add_marker(world.pipeline, "", 0, ss_bytes_of(packed.ptr, packed.len),
                                     generation, &world.err));
     ss_buf_done(&packed);
-}
-
-static void wait_durable(uint64_t id) {
-    for (int i = 0; i < 500 && ss_pipeline_marker_durable(world.pipeline) < id; i++)
-        usleep(10000);
-    assert_true(ss_pipeline_marker_durable(world.pipeline) >= id);
 }
 
 static void test_cut_copy_is_ended(void **state) {
@@ -508,6 +568,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_identity_is_of_what_was_prepared, setup, teardown),
         cmocka_unit_test_setup_teardown(test_pause, setup, teardown),
         cmocka_unit_test_setup_teardown(test_cut_link_is_not_a_full_spool, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_cut_link_behind_a_commit, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_marker_is_told_when_it_is_durable, setup, teardown),
         cmocka_unit_test_setup_teardown(test_long_transaction_releases_what_lies_before, setup, teardown),
         cmocka_unit_test_setup_teardown(test_cut_copy_is_ended, setup, teardown),
         cmocka_unit_test_setup_teardown(test_half_made_start, setup, teardown),
