@@ -461,6 +461,33 @@ static void test_resync_of_one_table_beside(void **unused) {
     world_free(w);
 }
 
+/* While a table is copied the stream is read past changes of it alone. Nothing of them is applied, so the progress does not say so
+ * yet; the table catches up to where the stream has been read all the same. */
+static void test_only_the_copied_table_changes(void **unused) {
+    (void)unused;
+    world *w = world_copied(6, 2);
+    say("{\"cmd\":\"resync\",\"n\":1,\"tables\":[\"a.two\"]}\n");
+    put_transaction(w, 3); /* applied now: for a second no progress is written without changes */
+    snapshot snap;
+    put_copy_begin(w, "r", 2, &snap);
+    for (int k = 0; k < 5; k++) {
+        put_begin(w);
+        put_change(w, 1, w->rows[1][k] == NONE ? SIDESPOOL__OP__OP_INSERT : SIDESPOOL__OP__OP_UPDATE, k, 5000 + k);
+        put_commit(w);
+    }
+    usleep(300000); /* the route looks five times a second; it has read them now, or else proves nothing */
+    put_copy_rows(w, &snap, 1, 0, KEYS);
+    put_copy_table(w, &snap, 1);
+    put_whole(w, w->copy);
+    for (int i = 0; i < 100 && fake_replaced() == 0; i++)
+        await_line(w, NULL, "nothing", 1);
+    put_copy_end(w, "r", snap.generation, false);
+    reach_mark(w);
+    route_end(w);
+    expect_equal(w, 6);
+    world_free(w);
+}
+
 static void test_gap_when_progress_is_gone(void **unused) {
     (void)unused;
     world *w = world_new(3, 0);
@@ -702,6 +729,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_copy_then_stream),
         cmocka_unit_test(test_resync_of_one_table_beside),
+        cmocka_unit_test(test_only_the_copied_table_changes),
         cmocka_unit_test(test_gap_when_progress_is_gone),
         cmocka_unit_test(test_target_restored_is_replayed),
         cmocka_unit_test(test_truncate_of_very_many_tables),
