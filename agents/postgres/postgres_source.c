@@ -353,6 +353,11 @@ static ss_status source_poll(ss_source *source, const ss_sink *sink, int wait_ms
     for (before = 0; status == SS_BUSY && !source->held && bytes > before;) {
         before = bytes;
         source->stream.heard_ms = ss_postgres_now_ms();
+        if (source->stream.heard_ms - start >= POLL_MS) { /* each read may bring less than drain looks at the clock for */
+            *ret_more = true;
+            status = SS_OK;
+            break;
+        }
         status = ss_postgres_stream_read(&source->stream, reterr);
         if (status == SS_OK)
             status = drain(source, sink, start, &bytes, ret_more, reterr);
