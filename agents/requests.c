@@ -46,6 +46,7 @@ struct ss_requests {
     size_t peer_count, verifies;
     json_t *source_status;
     int64_t source_status_ms, full_said_ms;
+    int64_t status_said_ms; /* that no worker could be had for the source's status; 0: never */
     bool status_running;
     char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
 };
@@ -198,8 +199,15 @@ static void refresh_status(ss_requests *requests) {
 
     if (requests->status_running)
         return;
-    if (start_work(requests, SS_WORK_STATUS, NULL, NULL, NULL, &err) == SS_OK)
+    if (start_work(requests, SS_WORK_STATUS, NULL, NULL, NULL, &err) == SS_OK) {
         requests->status_running = true;
+        return;
+    }
+    int64_t now = ss_monotonic_ms();
+    if (requests->status_said_ms == 0 || now - requests->status_said_ms >= FULL_SAY_MS) {
+        requests->status_said_ms = now;
+        ss_log_error(SS_WARN, "source_status_failed", &err);
+    }
 }
 
 static void say_full(ss_requests *requests) {

@@ -179,6 +179,8 @@ class Story:
         """A trouble with consequences is told, a file's with its directory."""
         if self.faults.state.failed == 0 or of_no_consequence(kind, error):
             return
+        if kind == "unlink" and self.faults.about().endswith((".new", "-lock")):
+            return  # of what is not there as a rule, or is in nobody's way
         # Our programs' own lines: the one that wakes is made anew within a second, and whoever waited for an answer asks again.
         if kind in ("connect", "send", "receive") and self.faults.about().endswith(".sock"):
             return
