@@ -396,7 +396,7 @@ static ss_status each_second(ss_pipeline *p, ss_error *reterr) {
     }
     if (status == SS_OK)
         ss_agent_status_usage(p->setup.status, used, quota);
-    else if (status == SS_RETRY)
+    else
         ss_log_error(SS_WARN, "trim_failed", &err); /* the next second tries again */
     if (removed > 0)
         ss_agent_status_committed(p->setup.status, ss_log_get_state(p->log), NULL);

@@ -6,6 +6,9 @@
  * thread while it flies is listed in spool_internal.h. */
 #include "spool/spool_internal.h"
 
+#include "sidespool/log.h"
+
+#include <errno.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -59,7 +62,12 @@ static bool start(ss_log *log) {
         if (!b->made)
             pthread_mutex_destroy(&b->mutex);
     }
-    b->started = b->made && pthread_create(&b->thread, NULL, beside_main, log) == 0;
+    int rc = b->made ? pthread_create(&b->thread, NULL, beside_main, log) : ENOMEM;
+    b->started = rc == 0;
+    if (rc != 0 && !b->said)
+        SS_LOG(SS_WARN, "commit_thread_missing", SS_S("log", ss_kind_name(log->kind)), SS_S("spool", log->spool->dir),
+               SS_I("errno", rc), SS_S("instead", "the source is not read while a commit is made"));
+    b->said = rc != 0;
     return b->started;
 }
 

@@ -187,6 +187,7 @@ typedef struct {
     pthread_mutex_t mutex;
     pthread_cond_t cond;
     bool made, started;      /* owner: mutex and cond; thread */
+    bool said;               /* owner: that the thread could not be started */
     bool under_way;          /* owner: the flight is the thread's until ss_log_land */
     int wake_fd;             /* owner; -1: none */
     bool asked, ended, quit; /* under the mutex */
