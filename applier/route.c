@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#define BACKOFF_FIRST_MS 250u
+#define BACKOFF_FIRST_MS 50u /* a route that is started together with its agent finds the spool a moment later */
 #define BACKOFF_MOST_MS 5000u /* a link that is well again is used within ten seconds */
 #define CATCHUP_TURNS 4 /* batches of the catch-up for each of the stream, so that it gains on it */
 

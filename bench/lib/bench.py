@@ -83,7 +83,7 @@ class Bench:
             mine.append(ours(run))
             print(f"   run {run + 1}: sidespool {mine[-1].seconds:.2f} s, native {theirs[-1].seconds:.2f} s", flush=True)
         return self.report.pair(scenario, amount, unit, median(mine), median(theirs),
-                                f"{spread(mine):.0%}, native {spread(theirs):.0%}")
+                                f"{spread(mine):.0%}, native {spread(theirs):.0%}" if self.runs > 1 else "one run")
 
 
 class Backlog:

@@ -24,7 +24,7 @@ def scenarios(engine):
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="bench/run")
+    parser = argparse.ArgumentParser(prog="bench/run", usage="bench/run postgres [SCENARIO…] [--runs N] [--scale F] [--json FILE]     bench/run --list")
     parser.add_argument("engine", nargs="?", choices=["postgres"])
     parser.add_argument("scenario", nargs="*")
     parser.add_argument("--runs", type=int, default=3)
@@ -59,6 +59,9 @@ def main():
         finally:
             bench.close()
     print(f"\n{report.table()}\n")
+    print("ratio: above 1 sidespool is the faster one; docs/benchmarks.md says what is compared with what")
+    if args.scale != 1:
+        print(f"only {args.scale:g} of each load, of which start-up is a large part: no figure to quote")
     for note in report.notes:
         print(f"- {note}")
     if args.json:

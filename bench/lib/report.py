@@ -65,7 +65,7 @@ class Report:
             if cores:
                 print(f"     {title}: cores {self.parts(cores, lambda v: f'{v:.2f}')}; "
                       f"RssAnon MiB {self.parts(rss, lambda v: f'{v:.0f}')}", flush=True)
-        if row.get("spread"):
+        if row.get("spread") and not row["spread"].startswith("one run"):
             print(f"     runs differ by {row['spread']}", flush=True)
 
     def table(self):
