@@ -68,6 +68,9 @@ ss_status ss_log_reopen(ss_log *log, ss_error *reterr) {
     if (log->segment != NULL)
         return SS_OK;
     size_t newest = log->names.count - 1;
+    /* A rewind that failed half-way may have kept it open: poisoned, it would be in the way of every later try. */
+    ss_segment_close(log->names.items[newest].handle);
+    log->names.items[newest].handle = NULL;
     char *path = ss_log_path(log, newest);
     if (path == NULL)
         return ss_fail(reterr, SS_RETRY, SS_SPOOL_MEMORY, "out of memory reopening %s", log->spool->dir);
