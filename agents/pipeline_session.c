@@ -15,6 +15,7 @@
 #define NUDGE_MARKER_MS 200 /* the same while a marker waits */
 #define FULL_RETRY_MS 500
 #define GATHER_US 200
+#define GATHER_MANY 64
 #define SAY_PREPARING_MS 10000
 
 bool ss_pipeline_stopping(ss_pipeline *p) {
@@ -441,14 +442,15 @@ static bool may_try_again(ss_pipeline *p, ss_status *ret_status, ss_error *reter
 }
 
 /* While a busy source's records cannot be committed yet, nothing is gained by taking each as it comes: every message would
- * wake this thread, and cost the source the waking. So they gather where they are, for so short a while that a source whose
- * socket holds a few hundred messages (a walsender's over a Unix socket: about 270) is not stopped by it. */
+ * wake this thread, and cost the source the waking. So they gather where they are, until the commit has ended or the next one
+ * is due; when many come, for so short a while that a source whose socket holds a few hundred messages (a walsender's over a
+ * Unix socket: about 270) is not stopped by it. */
 static void gather(ss_pipeline *p, const ss_log_turn *log) {
     struct pollfd wake = {.fd = p->request_fd, .events = POLLIN};
-    long us = log->now == SS_LOG_COMMITS                               ? GATHER_US
-              : log->now == SS_LOG_RESTS && log->wait_us < GATHER_US ? log->wait_us
-              : log->now == SS_LOG_RESTS                               ? GATHER_US
-                                                                       : 0;
+    bool many = p->records - p->records_polled >= GATHER_MANY;
+    long us = log->now == SS_LOG_RESTS ? log->wait_us : log->now == SS_LOG_COMMITS ? SS_LOG_COMMIT_MS * 1000 : 0;
+    if (many && us > GATHER_US)
+        us = GATHER_US;
     if (us > 0)
         (void)ppoll(&wake, 1, &(struct timespec){.tv_nsec = us * 1000}, NULL);
 }
