@@ -42,7 +42,7 @@ GROUPS = {"calls": 4, "memory": 4}  # with --long; else the first alone
 
 def of_no_consequence(kind, error):
     """Done again at once, in full, or by the peer: there is nothing to tell a person."""
-    return error in (E.EINTR, SHORT) or error == E.ECONNABORTED
+    return error in (E.EINTR, SHORT, E.ECONNABORTED) or kind == "poll"  # a wait that fails is waited again
 
 
 class Story:

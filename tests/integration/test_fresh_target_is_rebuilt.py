@@ -92,7 +92,7 @@ def test_wait_waits_for_what_is_built_last(make_world):
     until("the table is in", lambda: w.dst("select to_regclass('t') is not null and to_regclass('sidespool.freshness') is not null") == [(True,)]
           and w.dst("select count(*) from t") == [(1,)], 30, 0.1, w.tell)
     until("the route says what it does", lambda: "views" in (w.route() or {}).get("reason", ""), 30, 0.1, w.tell)
-    assert w.state() in ("copying", "catching_up")
+    assert w.state() != "streaming"  # a copy as short as this one may never have said that it is copying
     w.wait()
     assert w.dst("select count from slow") == [(1,)]
     until("freshness follows", lambda: w.dst("select state from sidespool.freshness") == [("streaming",)], 30, 0.1, w.tell)
