@@ -115,10 +115,9 @@ def test_half_a_second_each_way_is_no_fault(linked, side):
 
 @of_both("target")
 def test_three_packets_in_ten_are_lost(linked, side):
-    link = linked(side)
+    link = linked(side).start().load()
     link.faulty.lose(0.3)
-    link.start().load()
-    time.sleep(5)
+    time.sleep(8)
     link.faulty.resume()
     link.until_resumed()
     link.ends_equal()
